@@ -1,0 +1,63 @@
+# make demo   train MCN on built-in videos and see what it learned   (about 5 minutes on 2 cores)
+# make test   everything that must hold                              (under 15 minutes on 2 cores)
+# make help   all targets
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+PIP_ARGS ?=
+PROFILE ?= laptop
+DEMO   ?= runs/demo
+DATA   ?= data/synthetic
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help demo test lint types unit notebooks-test notebooks book data bench learn clean
+
+help:            ## this list
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+# Plain pip in a virtual environment: nothing but python3-venv is asked for.
+install: $(VENV)/.installed   ## make .venv with everything in it
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install $(PIP_ARGS) --quiet --constraint constraints.txt --editable '.[book,data,test]'
+	@touch $@
+
+demo: install    ## built-in data, contrast and MCN, one table, pictures, the book
+	$(BIN)/mcn demo --out $(DEMO)
+	@$(MAKE) --no-print-directory book
+
+test: install lint types unit notebooks-test   ## ruff, mypy, pytest with doctests, notebooks in smoke mode
+
+lint: install
+	$(BIN)/ruff check .
+
+types: install
+	$(BIN)/mypy
+
+unit: install
+	$(BIN)/python -m pytest
+
+notebooks-test: install   ## every chapter in smoke mode
+	MCN_PROFILE=smoke $(BIN)/python -m pytest --nbval-lax -o testpaths= book
+
+notebooks: install        ## run every chapter and store its outputs: PROFILE=smoke|laptop|paper
+	MCN_PROFILE=$(PROFILE) $(BIN)/python book/run_notebooks.py
+
+book: install    ## build the book from clean, warnings are errors
+	@rm -rf _build/.doctrees
+	$(BIN)/jupyter-book build --quiet -W --keep-going .
+	@echo "the book: $(CURDIR)/_build/html/index.html"
+
+data: install    ## write the built-in data set: DATA=data/synthetic
+	$(BIN)/python data_scripts/synthetic.py $(DATA)
+
+bench: install   ## timed comparisons, as ratios (minutes)
+	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
+
+learn: install   ## does it learn? three seeds of the demo's settings against the control (about 40 minutes)
+	$(BIN)/python -m pytest -m slow -s tests
+
+clean:           ## what builds and tests leave behind (keeps runs/ and data/)
+	rm -rf _build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

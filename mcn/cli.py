@@ -1,0 +1,266 @@
+"""The command line: ``mcn pretrain | probe | finetune | retrieve | features | predict | export | demo``.
+
+Settings come from, in rising order: the fields' defaults, ``--preset NAME``, ``--config FILE``,
+flags. What the user can mend is one line on standard error and exit status 1 (2 for a bad flag).
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+from mcn._version import __version__
+from mcn.config import (
+    FinetuneConfig,
+    PretrainConfig,
+    ProbeConfig,
+    RetrieveConfig,
+    load_preset,
+    presets,
+)
+from mcn.errors import MCNError
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+_EPILOG = "Protocol rows are explained in the book's appendix, what the paper leaves open."
+
+
+def _pretrain(config: PretrainConfig, _: Any) -> None:
+    from mcn.pretrain import pretrain
+
+    path = pretrain(config)
+    print(f"run folder: {path}")
+    print(f"next:       mcn probe --checkpoint {path} --data {config.data} {_clip_flags(config)}")
+
+
+def _finetune(config: FinetuneConfig, _: Any) -> None:
+    from mcn.finetune import finetune
+
+    path, accuracy = finetune(config)
+    print(f"run folder: {path}")
+    if accuracy:
+        print(
+            f"test list:  top-1 {accuracy.top1:.1f} %, top-5 {accuracy.top5:.1f} % a video, "
+            f"top-1 {accuracy.clip_top1:.1f} % a clip ({accuracy.videos} videos, {config.clips} clips each)"
+        )
+    print(f"next:       mcn predict VIDEO --checkpoint {path}")
+
+
+def _probe(config: ProbeConfig, _: Any) -> None:
+    from mcn.probe import PROTOCOL, run_probe
+
+    result = run_probe(config)
+    print(f"linear probe: top-1 {result.top1:.1f} % of {result.videos} videos (chance {result.chance:.1f} %)")
+    print(f"protocol:     {PROTOCOL}; {config.clips} clips, {config.view}, split {config.split}")
+    _record(config, "probe.json", dataclasses.asdict(result))
+
+
+def _retrieve(config: RetrieveConfig, _: Any) -> None:
+    from mcn.retrieval import PROTOCOL, run_retrieval
+
+    result = run_retrieval(config)
+    shown = ", ".join(f"top-{k} {value:.1f} %" for k, value in result.accuracy.items())
+    print(f"retrieval: {shown} ({result.queries} queries)")
+    print(f"protocol:  {PROTOCOL}; {config.clips} clips, {config.view}, split {config.split}")
+    _record(config, "retrieval.json", {str(k): v for k, v in result.accuracy.items()})
+
+
+def _features(config: RetrieveConfig, args: Any) -> None:
+    from mcn.features import features_of, save_features
+
+    config = dataclasses.replace(config, data=args.folder)
+    features = features_of(config, args.subset)
+    save_features(features, Path(args.output))
+    print(f"{args.output}: features {tuple(features.x.shape)} of {len(features.x)} videos ({args.subset})")
+
+
+def _predict(_: Any, args: Any) -> None:
+    from mcn.finetune import predict
+
+    for name, probability in predict(args.video, args.checkpoint, args.device)[: args.top]:
+        print(f"{100 * probability:5.1f} %  {name}")
+
+
+def _export(_: Any, args: Any) -> None:
+    from mcn.export import export_backbone
+
+    path = export_backbone(args.checkpoint, Path(args.output), args.view)
+    print(f"{path}: backbone weights for the {args.view} view, with torchvision's names")
+
+
+def _demo(_: Any, args: Any) -> None:
+    from mcn.demo import demo
+
+    demo(Path(args.out), profile=args.preset, seed=args.seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Command:
+    run: Callable[[Any, Any], None]
+    help: str
+    config: type | None = None
+    arguments: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = ()
+
+
+def _argument(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+    return names, options
+
+
+_COMMANDS = {
+    "demo": _Command(
+        _demo,
+        "built-in data, contrast and MCN, one table and pictures: minutes on two cores",
+        arguments=(
+            _argument(
+                "--out", type=str, default="runs/demo", help="run folder; an interrupted demo continues there"
+            ),
+            _argument(
+                "--preset", type=str, default="laptop", choices=["laptop", "smoke"], help="size of the demo"
+            ),
+            _argument("--seed", type=int, default=0, help="seed of data and runs"),
+        ),
+    ),
+    "pretrain": _Command(_pretrain, "self-supervised pre-training on a folder of videos", PretrainConfig),
+    "probe": _Command(_probe, "linear probe on frozen features (quick, cached)", ProbeConfig),
+    "finetune": _Command(
+        _finetune, "supervised fine-tuning, from pre-training or from scratch", FinetuneConfig
+    ),
+    "retrieve": _Command(
+        _retrieve, "nearest neighbours: test videos ask, training videos answer", RetrieveConfig
+    ),
+    "features": _Command(
+        _features,
+        "one feature a video of a folder, as .npz",
+        RetrieveConfig,
+        arguments=(
+            _argument("folder", type=str, help="folder of videos"),
+            _argument("-o", "--output", type=str, required=True, help="file to write (.npz)"),
+            _argument(
+                "--subset", type=str, default="all", choices=["all", "train", "test"], help="which list"
+            ),
+        ),
+    ),
+    "predict": _Command(
+        _predict,
+        "classes of one video by a fine-tuned network",
+        arguments=(
+            _argument("video", type=str, help="video file"),
+            _argument("--checkpoint", type=str, required=True, help="run folder or .pt of mcn finetune"),
+            _argument("--device", type=str, default="auto", help="auto, cpu, cuda, ..."),
+            _argument("--top", type=int, default=5, help="classes to print"),
+        ),
+    ),
+    "export": _Command(
+        _export,
+        "backbone weights as safetensors, with torchvision's names",
+        arguments=(
+            _argument("checkpoint", type=str, help="run folder or .pt"),
+            _argument("-o", "--output", type=str, required=True, help="file to write (.safetensors)"),
+            _argument(
+                "--view", type=str, default="rgb", choices=["rgb", "second"], help="whose running statistics"
+            ),
+        ),
+    ),
+}
+
+
+def _clip_flags(config: PretrainConfig) -> str:
+    return f"--frames {config.frames} --stride {config.stride} --size {config.size}"
+
+
+def _record(config: ProbeConfig | RetrieveConfig, name: str, result: dict[str, Any]) -> None:
+    """Keep a result in its run folder, with the settings it was made with."""
+    if not config.out:
+        return
+    path = Path(config.out)
+    path.mkdir(parents=True, exist_ok=True)
+    (path / name).write_text(
+        json.dumps({"config": dataclasses.asdict(config), "result": result}, indent=2) + "\n"
+    )
+
+
+def command_parser(name: str, preset: str = "") -> ArgumentParser:
+    """The parser of one command, its defaults taken from ``preset``."""
+    command = _COMMANDS[name]
+    parser = ArgumentParser(prog=f"mcn {name}", description=command.help, epilog=_EPILOG, exit_on_error=False)
+    for names, options in command.arguments:
+        parser.add_argument(*names, **options)
+    if command.config is not None:
+        parser.add_argument("--preset", type=str, default=None, help=f"one of: {', '.join(presets())}")
+        parser.add_argument(
+            "--config", action="config", help="YAML file of settings, e.g. a run's config.yaml"
+        )
+        parser.add_class_arguments(command.config, as_group=True)
+        if preset:
+            fields = {field.name for field in dataclasses.fields(command.config)}
+            settings = load_preset(preset, name)
+            parser.set_defaults({key: value for key, value in settings.items() if key in fields})
+    return parser
+
+
+def _preset_in(arguments: Sequence[str]) -> str:
+    """The value of ``--preset``, needed before the other flags are read."""
+    for position, argument in enumerate(arguments):
+        if argument == "--preset":
+            return arguments[position + 1] if position + 1 < len(arguments) else ""
+        if argument.startswith("--preset="):
+            return argument.split("=", 1)[1]
+    return ""
+
+
+def _usage() -> str:
+    lines = [f"  {name:10} {command.help}" for name, command in _COMMANDS.items()]
+    return "usage: mcn COMMAND [--help] ...\n\n" + "\n".join(lines) + f"\n\nmcn {__version__}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; gives its exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in _COMMANDS:
+        print(f"mcn: unknown command {name!r}: one of {', '.join(_COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        return _run(name, rest)
+    except MCNError as error:
+        print(f"mcn {name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(
+            f"mcn {name}: interrupted; the same command continues from the last checkpoint", file=sys.stderr
+        )
+        return 130
+
+
+def _run(name: str, arguments: Sequence[str]) -> int:
+    command = _COMMANDS[name]
+    preset = _preset_in(arguments) if command.config is not None else ""
+    parser = command_parser(name, preset)
+    try:
+        args = parser.parse_args(arguments)
+    except Exception as error:  # jsonargparse raises several types for one thing: a bad flag
+        print(f"mcn {name}: {' '.join(str(error).split())} (see mcn {name} --help)", file=sys.stderr)
+        return 2
+    config = None
+    if command.config is not None:
+        fields = {field.name: getattr(args, field.name) for field in dataclasses.fields(command.config)}
+        try:
+            config = command.config(**fields)
+        except ValueError as error:
+            raise MCNError(str(error)) from error
+    command.run(config, args)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

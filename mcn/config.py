@@ -1,0 +1,268 @@
+"""Every setting of a run, typed: a command's flags, its config file and its presets are these fields.
+
+Flat on purpose: ``--inner_lr .003`` on the command line is ``inner_lr: .003`` in a file is
+``config.inner_lr`` in code. "Row n" is the line of ``book/protocol.md`` that says what the paper
+leaves open and why the default is what it is.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from mcn.errors import MCNError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where a run keeps what it makes, and what it runs on."""
+
+    out: str = ""
+    """Run folder: config, metrics, checkpoints. Empty: runs/<command>-<date>-<time>."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda, cuda:1, ..."""
+    threads: int = 0
+    """CPU threads for tensors; 0 leaves PyTorch's choice. Bit-identical resume needs the same number."""
+    seed: int = 0
+    """Every random draw of a run follows from this number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which videos, and how a clip is cut from one."""
+
+    data: str = ""
+    """Folder of the data set: class folders and, for train/test, UCF101-style split lists."""
+    split: Literal[1, 2, 3] = 1
+    """Official split (row 56)."""
+    reader: Literal["auto", "decord", "pyav"] = "auto"
+    """Video decoder; auto takes decord where its frames are right, else PyAV."""
+    frames: int = 32
+    """Frames a clip."""
+    stride: int = 1
+    """Step between sampled frames, in frames of the video (row 18: 1)."""
+    size: int = 128
+    """Height and width of a clip, in pixels."""
+    workers: int = 4
+    """Processes that decode videos; 0 decodes in the main process."""
+    max_bad: float = 0.05
+    """Largest share of videos that may turn out unreadable before the run stops."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """The network of Fig. 2."""
+
+    backbone: Literal["r3d_18", "r2plus1d_18", "r3d_10", "r2plus1d_10", "r3d_small", "s3d"] = "r3d_18"
+    """3-D CNN; r3d_small is r3d_10 at a quarter of its width."""
+    width: int | None = None
+    """Channels of the backbone's first stage; empty: the backbone's own."""
+    dim: int = 128
+    """Width of the embedding that is contrasted (row 4)."""
+    projection: Literal["linear", "mlp", "none"] = "linear"
+    """Layers between backbone and embedding (row 4)."""
+    head: Literal["mlp", "linear"] = "mlp"
+    """Meta head; linear is the paper's literal single layer, which cannot work (row 33)."""
+    fcm_input: Literal["embedding", "normalised", "pooled"] = "embedding"
+    """Feature that FCM pairs up (row 32)."""
+    fcm_group: int = 4
+    """Videos a group of FCM (paper: 4)."""
+    fcm_pairing: Literal["cross", "all"] = "cross"
+    """cross: the 16 RGB-residual pairs of a group; all: its 28 pairs (row 30)."""
+    sharing: Literal["shared", "separate"] = "shared"
+    """One set of backbone weights for both views, or one each (row 1)."""
+    statistics: Literal["per_view", "mixed"] = "per_view"
+    """BatchNorm running statistics a view, or of both together (row 1)."""
+    view2: Literal["residual", "flow_u", "flow_v"] = "residual"
+    """Second view; the flow views read stored flow images (DATA/flow)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Eq. 2 to 5 and the feature bank."""
+
+    tau: float = 0.07
+    """Temperature of Eq. 3 (row 9)."""
+    negatives: int = 1024
+    """Negatives k drawn from the bank for each video; 0 takes the whole bank (row 8)."""
+    positive: Literal["bank", "current"] = "bank"
+    """Positive of Eq. 2: the other view's bank row, or its current feature (row 11)."""
+    directions: Literal["sum", "mean", "one"] = "sum"
+    """RGB to view 2 and back: both summed, averaged, or the first alone (row 6)."""
+    bank_momentum: float = 0.5
+    """Share of the old row that a bank update keeps (row 10)."""
+    bank_update: Literal["both", "query"] = "both"
+    """Which stage's features enter the bank (row 13)."""
+    cls_weight: float = 0.2
+    """alpha of Eq. 5; 0 trains on contrast alone."""
+    cls_reduction: Literal["sum", "mean"] = "sum"
+    """Eq. 4 summed over a group's pairs, as written, or averaged (row 34)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaConfig:
+    """The two-stage update."""
+
+    order: Literal["exact", "first", "none"] = "exact"
+    """Meta-gradient: exact second order, first order, or no meta stages at all (row 24)."""
+    method: Literal["auto", "reverse", "forward"] = "auto"
+    """How the exact order makes its Hessian product."""
+    inner_steps: int = 1
+    """Gradient steps on the support batch (row 25)."""
+    inner_lr: float | None = None
+    """alpha_1; empty follows the learning rate, as the paper does (row 26)."""
+    outer_support_weight: float = 0.0
+    """Weight of the support loss in the outer update (row 22: 0)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """SGD and its schedule."""
+
+    batch_size: int = 28
+    """Videos a batch B; with meta stages a step takes B support and B query videos."""
+    epochs: int = 500
+    """Passes over the training list (both halves; row 21)."""
+    lr: float = 0.01
+    """Learning rate at the start; alpha_2 of the meta update."""
+    momentum: float = 0.9
+    """SGD momentum (row 28)."""
+    weight_decay: float = 0.001
+    """L2 penalty on all parameters (row 55)."""
+    schedule: Literal["steps", "cosine", "constant"] = "steps"
+    """steps: times .1 at each milestone; cosine: down to 0 (row 28)."""
+    milestones: tuple[float, ...] = (0.5, 0.667, 0.833)
+    """Where the steps are, as shares of the run."""
+    warmup: float = 0.0
+    """Share of the run over which the rate rises linearly from 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(RunConfig, DataConfig, NetworkConfig, LossConfig, MetaConfig, OptimConfig):
+    """Self-supervised pre-training: contrast only, contrast + binary loss, or full MCN."""
+
+    init_from: str = ""
+    """Checkpoint of an earlier run to start from (row 29)."""
+    augment: bool = True
+    """Random crop, flip, colour jitter and blur; off: centre crop."""
+    shuffle_views: bool = False
+    """Control experiment: pair each RGB clip with another video's second view."""
+    eval_every: int = 0
+    """Epochs between nearest-neighbour evaluations on the test list; 0: none."""
+    eval_clips: int = 2
+    """Clips a video in those evaluations."""
+    checkpoint_every: int = 200
+    """Steps between checkpoints (one is always written at the end)."""
+    keep: int = 2
+    """Checkpoints kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartConfig:
+    """The pre-trained backbone that an evaluation starts from."""
+
+    checkpoint: str = ""
+    """Pre-training checkpoint (.pt) or run folder; empty: an untrained network."""
+    backbone: Literal["r3d_18", "r2plus1d_18", "r3d_10", "r2plus1d_10", "r3d_small", "s3d"] = "r3d_18"
+    """Backbone when there is no checkpoint (a checkpoint knows its own)."""
+    width: int | None = None
+    """Width when there is no checkpoint."""
+    view: Literal["rgb", "residual"] = "rgb"
+    """View the network is shown (row 39: RGB)."""
+    clips: int = 10
+    """Clips a video in evaluation, spread evenly, centre crop (row 41)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig(RunConfig, DataConfig, StartConfig):
+    """Frozen features of a pre-trained network: shared by probe, retrieve and features."""
+
+    batch_size: int = 32
+    """Clips through the network at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig(EvalConfig):
+    """Quick linear probe: logistic regression on cached features (row 43)."""
+
+    c: float = 1.0
+    """Inverse strength of the probe's L2 penalty (scikit-learn's C), on standardised features."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrieveConfig(EvalConfig):
+    """Nearest neighbours: test videos ask, training videos answer (row 46)."""
+
+    top: tuple[int, ...] = (1, 5, 10, 20, 50)
+    """A query counts as right if one of its k nearest has its class."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(RunConfig, DataConfig, StartConfig, OptimConfig):
+    """Supervised training of a backbone (pre-trained or from scratch) and a new classifier (row 40)."""
+
+    dropout: float = 0.5
+    """Dropout before the classifier."""
+    augment: bool = True
+    """Random crop, flip, colour jitter and blur; off: centre crop."""
+    checkpoint_every: int = 200
+    """Steps between checkpoints."""
+    keep: int = 2
+    """Checkpoints kept."""
+    batch_size: int = 72
+    """Videos a batch."""
+    epochs: int = 300
+    """Passes over the training list."""
+    lr: float = 0.02
+    """Learning rate at the start."""
+    milestones: tuple[float, ...] = (0.4, 0.8)
+    """Where the steps are, as shares of the run."""
+
+
+C = TypeVar("C")
+
+
+def presets() -> list[str]:
+    """Names of the presets that come with the package.
+
+    >>> "laptop" in presets()
+    True
+    """
+    return sorted(
+        file.name[:-5] for file in resources.files("mcn.presets").iterdir() if file.name.endswith(".yaml")
+    )
+
+
+def load_preset(name: str, command: str) -> dict[str, Any]:
+    """The settings that preset ``name`` has for ``command`` (``pretrain``, ``probe``, ...).
+
+    A preset is a YAML file with a block ``all`` and a block a command. Raises :class:`MCNError`
+    for an unknown name.
+    """
+    if name not in presets():
+        raise MCNError(f"unknown preset {name!r}: one of {', '.join(presets())}")
+    text = resources.files("mcn.presets").joinpath(f"{name}.yaml").read_text()
+    blocks = yaml.safe_load(text)
+    return {**blocks.get("all", {}), **blocks.get(command, {})}
+
+
+def build(config_class: type[C], settings: dict[str, Any]) -> C:
+    """A config from a dict, leaving out what this config has no field for.
+
+    Lets one preset's block ``all`` serve commands with different fields.
+
+    >>> build(ProbeConfig, {"clips": 2, "epochs": 3}).clips
+    2
+    """
+    names = {field.name for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
+    known = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items() if key in names}
+    return config_class(**known)
+
+
+def to_yaml(config: Any, path: Path) -> None:
+    """Write a config as the YAML that ``--config`` reads back."""
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}
+    path.write_text(yaml.safe_dump(plain, sort_keys=False))

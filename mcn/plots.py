@@ -1,0 +1,401 @@
+"""Every picture the book shows: tensors or arrays in, a matplotlib figure out.
+
+Nothing here touches pyplot or a global setting. A figure is a value: a notebook shows it as the
+last line of a cell, a script calls ``figure.savefig(path)``. Colours are told apart by people who
+do not see red and green alike; where red and green are used, a word says the same.
+"""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from mcn.views import residual_view
+
+#: Colours of lines and arrows, in order (Okabe and Ito's set, without yellow).
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
+RIGHT, WRONG = "#1a7f37", "#cf222e"
+_PANELS = {
+    "loss": "meta loss (Eq. 5)",
+    "contrast": "contrast (Eq. 2)",
+    "classification": "binary loss (Eq. 4)",
+}
+
+
+class Picture(Figure):
+    """A matplotlib figure that shows itself in a notebook, whichever backend is in use."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=110, bbox_inches="tight", facecolor="white")
+        return buffer.getvalue()
+
+
+def residual_strip(clip: Tensor, title: str = "", *, columns: int = 8, scale: float | None = None) -> Figure:
+    """A row of RGB frames over the row of their residual frames (:eq:`eq-residual`).
+
+    ``clip`` is floating point ``(3, T + 1, H, W)`` in [0, 1]. At most ``columns`` frames are shown,
+    evenly spaced; below frame n is the residual of n and n + 1, averaged over the three channels.
+    ``scale`` is the residual shown brightest (default: the clip's largest): give two strips the
+    same one to compare them. Raises ``ValueError`` for another shape.
+    """
+    if clip.dim() != 4 or clip.shape[0] != 3:
+        raise ValueError(f"residual_strip takes one clip (3, T + 1, H, W), got {tuple(clip.shape)}")
+    residual = residual_view(clip).mean(dim=0).detach().cpu().numpy()  # (T, H, W)
+    frames = clip.detach().cpu().permute(1, 2, 3, 0).clamp(0, 1).numpy()
+    shown = np.linspace(0, len(residual) - 1, min(columns, len(residual))).round().astype(int)
+    top = float(residual.max()) if scale is None else scale
+    figure = Picture(figsize=(1.25 * len(shown) + 0.8, 3.1), layout="constrained")
+    axes = figure.subplots(2, len(shown), squeeze=False)
+    heat = None
+    for column, n in enumerate(shown):
+        _image(axes[0, column], frames[n]).set_title(f"n = {n}", fontsize=9)
+        heat = axes[1, column].imshow(residual[n], cmap="magma", vmin=0.0, vmax=top or 1.0)
+        _bare(axes[1, column])
+    axes[0, 0].set_ylabel("RGB")
+    axes[1, 0].set_ylabel("residual")
+    assert heat is not None
+    bar = figure.colorbar(heat, ax=list(axes[1]), shrink=0.9)
+    bar.set_label("|difference|", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    note = f"one colour scale: 0 to {top:.2f}" if top else "every residual is exactly 0"
+    figure.suptitle(f"{title} ({note})" if title else note, fontsize=10)
+    return figure
+
+
+def image_grid(
+    images: ArrayLike, row_titles: Sequence[str] = (), column_titles: Sequence[str] = (), title: str = ""
+) -> Figure:
+    """Images ``(rows, columns, H, W, 3)``, uint8 or floating point in [0, 1], as a labelled grid."""
+    array = np.asarray(images)
+    rows, columns = array.shape[:2]
+    figure = Picture(figsize=(1.3 * columns + 0.6, 1.3 * rows + 0.5), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for row in range(rows):
+        for column in range(columns):
+            _image(axes[row, column], array[row, column])
+    for row, name in enumerate(row_titles):
+        axes[row, 0].set_ylabel(name, fontsize=9)
+    for column, name in enumerate(column_titles):
+        axes[0, column].set_title(name, fontsize=9)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def loss_curves(
+    runs: Mapping[str, Sequence[Mapping[str, float]]],
+    *,
+    keys: Sequence[str] = ("loss", "contrast", "classification"),
+    smooth: float = 0.9,
+    levels: Mapping[str, Mapping[str, float]] | None = None,
+    title: str = "",
+) -> Figure:
+    """Training curves, one panel a quantity, one colour a run: smooth line over the faint raw one.
+
+    ``runs`` maps a run's name to its metrics, as :func:`mcn.run.read_metrics` gives them; lines
+    without a quantity are passed over, and a quantity that no run has gets no panel. ``smooth`` in
+    [0, 1) is the weight of the past in the running mean; it needs no warm-up. ``levels`` draws
+    dashed lines, e.g. ``{"classification": {"constant answer": 8.997}}``. Raises ``ValueError``
+    where there is nothing to draw.
+    """
+    panels = [key for key in keys if any(key in line for run in runs.values() for line in run)]
+    if not panels:
+        raise ValueError(f"no run has any of {', '.join(keys)}")
+    figure = Picture(figsize=(max(4.0, 3.4 * len(panels)), 3.0), layout="constrained")
+    for axis, key in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for colour, (name, run) in zip(_cycle(len(runs)), runs.items(), strict=True):
+            points = [(line["step"], line[key]) for line in run if key in line]
+            if points:
+                step, value = np.asarray(points, dtype=float).T
+                axis.plot(step, value, color=colour, alpha=0.25, linewidth=0.8)
+                axis.plot(step, running_mean(value, smooth), color=colour, linewidth=1.8, label=name)
+        for text, level in ((levels or {}).get(key) or {}).items():
+            axis.axhline(level, color="0.35", linestyle="--", linewidth=1)
+            axis.annotate(
+                text, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8
+            )
+        axis.set_xlabel("step")
+        axis.set_title(_PANELS.get(key, key.replace("_", " ")), fontsize=10)
+        axis.grid(alpha=0.25)
+    figure.axes[0].legend(fontsize=8, frameon=False)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def running_mean(values: ArrayLike, weight: float) -> NDArray[np.float64]:
+    """Exponential running mean, divided by its total weight, so that it starts at the first value.
+
+    >>> running_mean([1.0, 1.0, 4.0], 0.5).round(2)
+    array([1.  , 1.  , 2.71])
+    """
+    if not 0.0 <= weight < 1.0:
+        raise ValueError(f"the weight of the past must be in [0, 1), got {weight}")
+    mean = np.zeros(len(np.atleast_1d(values)))
+    total, weights = 0.0, 0.0
+    for i, value in enumerate(np.atleast_1d(np.asarray(values, dtype=float))):
+        total, weights = weight * total + (1 - weight) * value, weight * weights + (1 - weight)
+        mean[i] = total / weights
+    return mean
+
+
+def neighbour_sheet(
+    query_frames: Sequence[ArrayLike],
+    query_labels: Sequence[str],
+    neighbour_frames: Mapping[str, Sequence[Sequence[ArrayLike]]],
+    neighbour_labels: Mapping[str, Sequence[Sequence[str]]],
+    title: str = "",
+) -> Figure:
+    """Retrieval as in the paper's Fig. 4: each row a query, then the nearest videos by each network.
+
+    An image is one frame (say, the middle one) as ``(H, W, 3)``, uint8 or floating point in [0, 1].
+    ``query_frames`` and ``query_labels`` have an entry a query. The other two map a network's name
+    (``{"untrained": ..., "MCN": ...}``; drawn side by side, in this order) to, for each query, its
+    nearest frames and their class names, the nearest first: an array ``(Q, K, H, W, 3)`` will do.
+    Neighbours of the query's class are framed green and marked "ok", others red and marked "no".
+    Raises ``ValueError`` where the numbers do not fit.
+    """
+    if set(neighbour_frames) != set(neighbour_labels):
+        raise ValueError(f"frames are of {sorted(neighbour_frames)}, labels of {sorted(neighbour_labels)}")
+    counts = [len(query_frames), len(query_labels)]
+    counts += [len(of) for by_name in (neighbour_frames, neighbour_labels) for of in by_name.values()]
+    if len(set(counts)) != 1:
+        raise ValueError(f"every list has one entry a query, got lengths {counts}")
+    nearest = max(len(row) for rows in neighbour_labels.values() for row in rows)
+    columns = 1 + len(neighbour_frames) * nearest
+    figure = Picture(figsize=(1.25 * columns + 0.3, 1.5 * len(query_frames) + 0.6), layout="constrained")
+    # A narrow empty column sets each network's neighbours apart.
+    widths = [1.0] + [w for _ in neighbour_frames for w in (0.12, *[1.0] * nearest)]
+    grid = figure.add_gridspec(len(query_frames), len(widths), width_ratios=widths)
+    for row, (frame, label) in enumerate(zip(query_frames, query_labels, strict=True)):
+        axis = _image(figure.add_subplot(grid[row, 0]), frame)
+        axis.set_xlabel(label, fontsize=8)
+        if row == 0:
+            axis.set_title("query", fontsize=10)
+        for block, name in enumerate(neighbour_frames):
+            start = 2 + block * (nearest + 1)
+            pairs = zip(neighbour_frames[name][row], neighbour_labels[name][row], strict=True)
+            for place, (image, found) in enumerate(pairs):
+                axis = _image(figure.add_subplot(grid[row, start + place]), image)
+                _mark(axis, found, found == label)
+                if row == 0:
+                    axis.set_title(f"{name}: {place + 1}" if place == 0 else str(place + 1), fontsize=10)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def similarity_matrix(
+    matrix: Tensor | ArrayLike,
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+    *,
+    title: str = "",
+    low: float = -1.0,
+    high: float = 1.0,
+) -> Figure:
+    """A matrix of similarities as a heat map; the numbers are written in it up to 8 x 8.
+
+    ``matrix`` is ``(R, C)``; ``low`` and ``high`` are the ends of the colour scale.
+    """
+    values = _array(matrix)
+    rows, columns = values.shape
+    figure = Picture(figsize=(1.6 + 0.55 * max(columns, 4), 0.9 + 0.55 * max(rows, 4)), layout="constrained")
+    axis = figure.subplots()
+    heat = axis.imshow(values, cmap="RdBu_r", vmin=low, vmax=high)
+    _ticks(axis, row_labels, column_labels)
+    if max(rows, columns) <= 8:
+        for (i, j), value in np.ndenumerate(values):
+            dark = abs(value - (low + high) / 2) > 0.35 * (high - low)
+            axis.text(
+                j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if dark else "black"
+            )
+    figure.colorbar(heat, ax=axis, shrink=0.85)
+    if title:
+        axis.set_title(title, fontsize=10)
+    return figure
+
+
+def pair_matrix(
+    probabilities: Tensor | ArrayLike,
+    labels: Tensor | ArrayLike,
+    *,
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+    title: str = "",
+) -> Figure:
+    """FCM's pairs of one group as a grid: row i is RGB of video i, column j the residual of video j.
+
+    ``probabilities`` and ``labels`` are ``(n, n)`` or ``(n * n,)`` row by row, as
+    :func:`mcn.pairing.combine_features` orders the pairs of a group. True pairs have a thick frame;
+    a number is red where thresholding at one half gives the wrong answer. Raises ``ValueError``
+    unless both are square and equal in size.
+    """
+    p, y = _array(probabilities).ravel(), _array(labels).ravel()
+    n = round(p.size**0.5)
+    if p.size != y.size or n * n != p.size:
+        raise ValueError(f"a group of n videos has n * n pairs, got {p.size} probabilities, {y.size} labels")
+    figure = Picture(figsize=(1.9 + 0.6 * n, 1.2 + 0.6 * n), layout="constrained")
+    axis = figure.subplots()
+    heat = axis.imshow(p.reshape(n, n), cmap="Greys", vmin=0.0, vmax=1.0, alpha=0.55)
+    for (i, j), value in np.ndenumerate(p.reshape(n, n)):
+        true = bool(y.reshape(n, n)[i, j])
+        colour = "black" if (value > 0.5) == true else WRONG
+        axis.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=9, color=colour)
+        if true:
+            axis.add_patch(
+                Rectangle((j - 0.47, i - 0.47), 0.94, 0.94, fill=False, edgecolor=RIGHT, linewidth=2.5)
+            )
+    rows = row_labels or [f"rgb {i + 1}" for i in range(n)]
+    _ticks(axis, rows, column_labels or [f"res {j + 1}" for j in range(n)])
+    figure.colorbar(heat, ax=axis, shrink=0.85, label="P(same video)")
+    if title:
+        axis.set_title(title, fontsize=10)
+    return figure
+
+
+def toy_surface(
+    loss: Callable[[Tensor], Tensor],
+    *,
+    points: Mapping[str, Sequence[float]] | None = None,
+    arrows: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
+    extent: tuple[float, float, float, float] = (-2.0, 2.0, -2.0, 2.0),
+    title: str = "",
+    axis: Axes | None = None,
+) -> Figure:
+    """Level lines of a loss on the plane, with named points and arrows.
+
+    ``loss`` takes points ``(N, 2)`` and gives ``(N,)``. ``points`` maps a name to (x, y);
+    ``arrows`` maps a name to (start, vector), both in the plane's units. ``extent`` is (left,
+    right, bottom, top). ``axis`` draws into an existing one, and gives its figure.
+    """
+    import torch
+
+    left, right, bottom, top = extent
+    x, y = torch.meshgrid(torch.linspace(left, right, 81), torch.linspace(bottom, top, 81), indexing="xy")
+    with torch.no_grad():
+        z = loss(torch.stack([x.ravel(), y.ravel()], dim=1)).reshape(x.shape).numpy()
+    figure: Any = Picture(figsize=(5.2, 4.6), layout="constrained") if axis is None else axis.figure
+    axis = figure.subplots() if axis is None else axis
+    axis.contourf(x, y, z, levels=24, cmap="Blues", alpha=0.55)
+    axis.contour(x, y, z, levels=24, colors="0.45", linewidths=0.4)
+    for name, point in (points or {}).items():
+        axis.plot(*point, "o", color="black", markersize=5)
+        axis.annotate(name, (point[0], point[1]), textcoords="offset points", xytext=(6, 5), fontsize=10)
+    for colour, (name, (start, vector)) in zip(
+        _cycle(len(arrows or {})), (arrows or {}).items(), strict=True
+    ):
+        axis.quiver(
+            *start,
+            *vector,
+            color=colour,
+            angles="xy",
+            scale_units="xy",
+            scale=1,
+            width=0.011,
+            label=name,
+            zorder=3,
+        )
+    if arrows:
+        axis.legend(fontsize=8, loc="best", framealpha=0.9)
+    axis.set_xlim(left, right)
+    axis.set_ylim(bottom, top)
+    axis.set_aspect("equal")
+    if title:
+        axis.set_title(title, fontsize=10)
+    return figure
+
+
+def lines(
+    x: Tensor | ArrayLike,
+    series: Mapping[str, Tensor | ArrayLike],
+    *,
+    x_label: str,
+    y_label: str,
+    levels: Mapping[str, float] | None = None,
+    log_x: bool = False,
+    title: str = "",
+) -> Figure:
+    """Curves over one axis: each entry of ``series`` has as many values as ``x``.
+
+    ``levels`` draws named dashed lines across.
+    """
+    figure = Picture(figsize=(6.0, 3.4), layout="constrained")
+    axis = figure.subplots()
+    marker = "o" if np.size(_array(x)) <= 12 else ""
+    for colour, (name, values) in zip(_cycle(len(series)), series.items(), strict=True):
+        axis.plot(
+            _array(x), _array(values), color=colour, linewidth=1.8, marker=marker, markersize=4, label=name
+        )
+    for name, level in (levels or {}).items():
+        axis.axhline(level, color="0.35", linestyle="--", linewidth=1)
+        axis.annotate(
+            name, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8
+        )
+    if log_x:
+        axis.set_xscale("log")
+    axis.set_xlabel(x_label)
+    axis.set_ylabel(y_label)
+    axis.grid(alpha=0.25)
+    if len(series) > 1:
+        axis.legend(fontsize=8, frameon=False)
+    if title:
+        axis.set_title(title, fontsize=10)
+    return figure
+
+
+def _array(values: Tensor | ArrayLike) -> NDArray[Any]:
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
+def _cycle(count: int) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(count)]
+
+
+def _levels(axis: Axes, levels: Mapping[str, float]) -> None:
+    """Dashed lines across, named at the right end."""
+    for name, level in levels.items():
+        axis.axhline(level, color="0.35", linestyle="--", linewidth=1)
+        where: dict[str, Any] = {
+            "xycoords": ("axes fraction", "data"),
+            "ha": "right",
+            "va": "bottom",
+            "fontsize": 8,
+        }
+        axis.annotate(name, (1, level), **where)
+
+
+def _bare(axis: Axes) -> Axes:
+    """Take ticks away, keep the frame and the labels."""
+    axis.set_xticks([])
+    axis.set_yticks([])
+    return axis
+
+
+def _image(axis: Axes, image: ArrayLike) -> Axes:
+    axis.imshow(_array(image), interpolation="nearest")
+    return _bare(axis)
+
+
+def _mark(axis: Axes, label: str, right: bool) -> None:
+    colour = RIGHT if right else WRONG
+    for spine in axis.spines.values():
+        spine.set(edgecolor=colour, linewidth=3)
+    axis.set_xlabel(f"{label} ({'ok' if right else 'no'})", fontsize=8, color=colour)
+
+
+def _ticks(axis: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
+    _bare(axis)
+    if rows:
+        axis.set_yticks(range(len(rows)), rows, fontsize=8)
+    if columns:
+        long = max(map(len, columns)) > 6
+        turned: dict[str, Any] = {"rotation": 30, "ha": "right"} if long else {}
+        axis.set_xticks(range(len(columns)), columns, fontsize=8, **turned)

@@ -1,0 +1,191 @@
+"""A run folder: what was asked, on what, and what came out, step by step.
+
+::
+
+    runs/pretrain-20260101-120000/
+        config.yaml        every setting, resolved; `--config` reads it back
+        environment.json   versions, commit, device
+        metrics.jsonl      one line a step; never a lost or doubled step, also after a crash
+        tensorboard/       the same curves
+        checkpoints/       the newest few
+"""
+
+import datetime
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from mcn._torchvision import torchvision
+from mcn._version import __version__
+from mcn.checkpoint import latest_checkpoint, write_atomically
+from mcn.config import RunConfig, to_yaml
+from mcn.errors import MCNError
+
+
+def seed_for(*keys: int | str) -> int:
+    """A seed that depends on all of ``keys`` and nothing else.
+
+    Every random draw of a run has its own generator, seeded by what it is for (run seed, epoch,
+    position), so that a draw is the same however many workers there are and wherever a run was
+    resumed: there is no stream whose position could be lost.
+
+    >>> seed_for(0, "crop", 3) == seed_for(0, "crop", 3) != seed_for(0, "crop", 4)
+    True
+    """
+    digest = blake2b(repr(keys).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1  # torch takes 63 bits everywhere
+
+
+def generator_for(*keys: int | str) -> torch.Generator:
+    """A CPU generator seeded by :func:`seed_for`."""
+    return torch.Generator().manual_seed(seed_for(*keys))
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators, for what does not take a generator (weight init, dropout)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - third-party code draws from the global one
+    torch.manual_seed(seed)
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` is a GPU where there is one. Raises :class:`MCNError` for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise MCNError(f"device {name!r} is not available here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions, commit and machine, for the record of a run."""
+    return {
+        "mcn": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "command": sys.argv,
+    }
+
+
+def _commit() -> str:
+    try:
+        here = Path(__file__).parent
+        shown = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        return subprocess.run(shown, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+class RunFolder:
+    """Opens a run folder, new or to be continued, and keeps its records.
+
+    A folder that holds a run with other settings is refused, so that no run is ever mixed with
+    another. ``resumed`` is the newest checkpoint's path, or ``None`` for a new run.
+    """
+
+    def __init__(self, config: RunConfig, command: str) -> None:
+        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        self.path = Path(config.out or f"runs/{command}-{stamp}")
+        self.device = choose_device(config.device)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self._writer: SummaryWriter | None = None
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._same_settings(config)
+            to_yaml(config, self.path / "config.yaml")
+        except OSError as error:
+            raise MCNError(f"cannot write to {self.path}: {error.strerror} (choose another --out)") from error
+        self.resumed = latest_checkpoint(self.checkpoints)
+        self.write_json("environment.json", environment(self.device))
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints are."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics_path(self) -> Path:
+        """Where the metrics are, one JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    def _same_settings(self, config: RunConfig) -> None:
+        old = self.path / "config.yaml"
+        if not old.exists():
+            return
+        new = self.path / f".config.{os.getpid()}.yaml"
+        to_yaml(config, new)
+        before, now = old.read_text().splitlines(), new.read_text().splitlines()
+        new.unlink()
+        # Where a run is continued may change; what it computes may not.
+        where = ("out:", "device:", "threads:", "workers:")
+        changed = [line for line in now if line not in before and not line.startswith(where)]
+        if changed:
+            raise MCNError(
+                f"{self.path} holds a run with other settings ({changed[0].strip()} is new): "
+                "give the same settings to continue it, or another --out"
+            )
+
+    def write_json(self, name: str, content: Any) -> Path:
+        """Write a JSON file of the run, whole or not at all."""
+        text = json.dumps(content, indent=2) + "\n"
+        write_atomically(self.path / name, lambda file: file.write(text.encode()))
+        return self.path / name
+
+    def rewind_metrics(self, step: int) -> None:
+        """Drop metrics after ``step`` (later than the checkpoint that is resumed) and a torn last line."""
+        kept = []
+        if self.metrics_path.exists():
+            for line in self.metrics_path.read_text().splitlines():
+                try:
+                    if json.loads(line)["step"] <= step:
+                        kept.append(line + "\n")
+                except ValueError:
+                    break  # the process was killed while it wrote this line
+        write_atomically(self.metrics_path, lambda file: file.write("".join(kept).encode()))
+        self._writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
+
+    def log(self, step: int, **values: float | int | None) -> None:
+        """Append one line of metrics and the same to TensorBoard."""
+        known = {name: value for name, value in values.items() if value is not None}
+        try:
+            with self.metrics_path.open("a") as file:
+                file.write(json.dumps({"step": step, **known}) + "\n")
+        except OSError as error:
+            raise MCNError(f"cannot write {self.metrics_path}: {error.strerror} (free some space)") from error
+        if self._writer is not None:
+            for name, value in known.items():
+                self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush what is still in memory."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def read_metrics(path: str | Path) -> list[dict[str, float]]:
+    """The lines of a run's ``metrics.jsonl`` as dicts."""
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def progress_bar(total: int, start: int, what: str, unit: str = "step") -> "tqdm[Any]":
+    """A live bar with rate and time left, on standard error."""
+    return tqdm(total=total, initial=start, desc=what, unit=unit, dynamic_ncols=True, mininterval=0.5)

@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_hex
+
+from mcn import plots
+from mcn.errors import MCNError
+from mcn.profiles import profile, size_for
+
+
+def frames_of(*shape):
+    return np.random.default_rng(0).integers(0, 255, (*shape, 6, 6, 3), dtype=np.uint8)
+
+
+def edge(axis):
+    return to_hex(next(iter(axis.spines.values())).get_edgecolor())
+
+
+def labelled(figure, text):
+    return [axis for axis in figure.axes if axis.get_xlabel().startswith(text)]
+
+
+def test_wrong_neighbours_are_red_and_right_ones_green_with_a_word():
+    figure = plots.neighbour_sheet(
+        frames_of(2), ["Sway", "Spin"],
+        {"untrained": frames_of(2, 3), "MCN": frames_of(2, 3)},
+        {"untrained": [["Bob", "Bob", "Sway"], ["Bob", "Bob", "Bob"]], "MCN": [["Sway"] * 3, ["Spin"] * 3]},
+    )  # fmt: skip
+    assert {edge(axis) for axis in labelled(figure, "Bob (no)")} == {plots.WRONG}
+    assert {edge(axis) for axis in labelled(figure, "Sway (ok)")} == {plots.RIGHT}
+    assert len(labelled(figure, "Bob")) == 5
+    assert len(labelled(figure, "Spin (ok)")) == 3
+    assert len(figure.axes) == 2 * (1 + 2 * 3)
+
+
+def test_neighbour_sheet_refuses_numbers_that_do_not_fit():
+    with pytest.raises(ValueError, match="one entry a query"):
+        plots.neighbour_sheet(frames_of(2), ["a", "b"], {"x": frames_of(1, 3)}, {"x": [["a"] * 3]})
+    with pytest.raises(ValueError, match="labels of"):
+        plots.neighbour_sheet(frames_of(1), ["a"], {"x": frames_of(1, 3)}, {"y": [["a"] * 3]})
+
+
+def test_residual_strip_shows_eq_1_on_one_scale():
+    clip = torch.zeros(3, 4, 5, 5)
+    clip[:, 2] = 0.5
+    figure = plots.residual_strip(clip, "blink")
+    heat = [axis.images[0] for axis in figure.axes[3:6]]
+    assert [image.get_array().max() for image in heat] == [0.0, 0.5, 0.5]
+    assert {image.get_clim() for image in heat} == {(0.0, 0.5)}
+    assert "0 to 0.50" in figure.get_suptitle()
+
+
+def test_residual_strip_of_a_still_clip_says_zero_and_takes_one_clip_only():
+    assert "exactly 0" in plots.residual_strip(torch.full((3, 3, 4, 4), 0.3)).get_suptitle()
+    with pytest.raises(ValueError, match="one clip"):
+        plots.residual_strip(torch.zeros(1, 3, 3, 4, 4))
+
+
+def test_loss_curves_have_a_panel_for_what_is_there():
+    run = [{"step": i, "loss": 2.0, "contrast": 1.0} for i in range(3)] + [{"step": 3, "knn_top1": 4.0}]
+    figure = plots.loss_curves({"a": run, "b": run[:2]}, levels={"contrast": {"floor": 0.5}})
+    assert len(figure.axes) == 2
+    loss, contrast = figure.axes
+    assert len(loss.lines) == 4
+    assert len(contrast.lines) == 5
+    with pytest.raises(ValueError, match="no run"):
+        plots.loss_curves({"a": [{"step": 1, "knn_top1": 1.0}]})
+
+
+def test_running_mean_keeps_a_constant_and_lags_a_step():
+    np.testing.assert_allclose(plots.running_mean([3.0] * 5, 0.9), 3.0)
+    rising = plots.running_mean(np.arange(10.0), 0.5)
+    assert (rising[1:] < np.arange(1, 10)).all()
+    assert (np.diff(rising) > 0).all()
+
+
+def test_pair_matrix_frames_the_diagonal_and_reddens_wrong_answers():
+    figure = plots.pair_matrix(torch.tensor([0.9, 0.8, 0.1, 0.2]), torch.eye(2).ravel())
+    axis = figure.axes[0]
+    assert [patch.get_xy() for patch in axis.patches] == [(-0.47, -0.47), (0.53, 0.53)]
+    colours = [to_hex(text.get_color()) for text in axis.texts]
+    assert colours == ["#000000", plots.WRONG, "#000000", plots.WRONG]
+    with pytest.raises(ValueError, match="n \\* n"):
+        plots.pair_matrix([0.5] * 3, [0.5] * 3)
+
+
+def test_toy_surface_draws_each_arrow_from_its_start():
+    figure = plots.toy_surface(
+        lambda p: p.square().sum(1),
+        points={"theta": (1, 1)},
+        arrows={"g": ((1, 1), (-1, 0.5)), "h": ((0, 0), (1, 0))},
+    )
+    (g, h) = (c for c in figure.axes[0].collections if type(c).__name__ == "Quiver")
+    assert (g.X[0], g.Y[0], g.U[0], g.V[0]) == (1, 1, -1, 0.5)
+    assert to_hex(g.get_facecolor()[0]) != to_hex(h.get_facecolor()[0])
+
+
+def test_figures_show_themselves_without_pyplot():
+    figures = [
+        plots.lines(
+            [1, 2, 3], {"a": [1, 2, 3], "b": torch.ones(3)}, x_label="x", y_label="y", levels={"l": 2}
+        ),
+        plots.similarity_matrix(torch.eye(3), ["a", "b", "c"], ["a", "b", "c"]),
+        plots.image_grid(frames_of(1, 2), ["row"], ["left", "right"]),
+    ]
+    for figure in figures:
+        assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_profile_is_read_from_the_environment(monkeypatch):
+    monkeypatch.delenv("MCN_PROFILE", raising=False)
+    assert (profile(), size_for(smoke=1, laptop=2, paper=3)) == ("laptop", 2)
+    monkeypatch.setenv("MCN_PROFILE", "smoke")
+    assert size_for(smoke=1, laptop=2, paper=3) == 1
+    monkeypatch.setenv("MCN_PROFILE", "huge")
+    with pytest.raises(MCNError, match="smoke, laptop, paper"):
+        profile()

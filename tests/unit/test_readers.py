@@ -1,0 +1,219 @@
+"""Frame ``i`` is the ``i``-th of a sequential decode, through every reader; bad files say so."""
+
+import multiprocessing
+import os
+import random
+import wave
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from mcn.data import readers
+from mcn.data.readers import VideoError, open_video, probe_video, read_clip
+from mcn.errors import MCNError
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+HAVE = ("auto", "pyav") if readers.decord is None else readers.READERS
+# The libraries' builds of libavcodec differ in MPEG-4's inverse transform (levels of 255).
+XVID_LEVELS = 2
+# name: suffix, codec, options of the encoder
+KINDS: dict[str, tuple[str, str, dict[str, str]]] = {
+    "h264-b": (".mp4", "libx264", {"g": "12", "bf": "2"}),
+    "h264-mkv": (".mkv", "libx264", {"g": "12", "bf": "2"}),
+    "h264-mp4-open-gop": (".mp4", "libx264", {"g": "12", "bf": "2", "x264-params": "open-gop=1"}),
+    "vp9": (".webm", "libvpx-vp9", {"g": "12", "deadline": "realtime"}),
+    "h264-ts": (".ts", "libx264", {"g": "12", "bf": "2"}),
+    "mpeg1-ps": (".mpg", "mpeg1video", {"g": "12"}),
+    "h264-avi-b": (".avi", "libx264", {"g": "12", "bf": "2"}),
+    "h264-avi": (".avi", "libx264", {"g": "12", "bf": "0"}),
+    "h264-open-gop": (".avi", "libx264", {"g": "12", "bf": "0", "x264-params": "open-gop=1"}),
+    "mpeg4-avi": (".avi", "mpeg4", {"g": "8"}),
+    "mpeg4-avi-b": (".avi", "mpeg4", {"g": "8", "bf": "2"}),
+}
+
+
+def make_video(path: Path, codec: str = "libx264", frames: int = 50, **options: str) -> Path:
+    """A moving pattern of 96 x 64, every frame another."""
+    scene = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+    scene = scene.repeat(8, 0).repeat(8, 1)
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for t in range(frames):
+            view = np.ascontiguousarray(scene[t : t + 64, 2 * t % 96 : 2 * t % 96 + 96])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(view, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def truth(path: Path) -> np.ndarray:
+    with av.open(str(path), metadata_errors="ignore") as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def largest_error(path: Path, frames: np.ndarray, reader: str, draws: int) -> int:
+    """Of random frames in random order, against the true ``frames``, in levels of 255."""
+    rng, worst = random.Random(0), 0
+    with open_video(path, reader) as video:
+        assert len(video) == len(frames)
+        starts = [frame for _, frame in video.info.restarts]
+        for _ in range(draws):
+            indices = [rng.randrange(len(frames)) for _ in range(3)] + [rng.choice([0, *starts])]
+            got = video.frames(indices).astype(int)
+            worst = max(worst, int(np.abs(got - frames[indices]).max()))
+    return worst
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("videos")
+    return {
+        name: make_video(folder / f"{name}{suffix}", codec, **options)
+        for name, (suffix, codec, options) in KINDS.items()
+    }
+
+
+@pytest.mark.parametrize("reader", HAVE)
+@pytest.mark.parametrize("kind", KINDS)
+def test_random_frames_are_the_sequential_ones(videos: dict[str, Path], kind: str, reader: str) -> None:
+    if reader == "decord" and kind in ("h264-ts", "mpeg1-ps"):
+        with pytest.raises(VideoError, match="use reader='auto'"):
+            open_video(videos[kind], reader)
+        return
+    allowed = XVID_LEVELS if reader == "decord" and "mpeg4" in kind else 0
+    assert largest_error(videos[kind], truth(videos[kind]), reader, draws=8) <= allowed
+
+
+def test_the_last_frames_are_flushed(videos: dict[str, Path]) -> None:
+    assert len(open_video(videos["h264-b"])) == 50
+    assert len(truth(videos["h264-b"])) == 50
+
+
+def test_auto_keeps_decord_where_its_jumps_are_right(videos: dict[str, Path]) -> None:
+    for kind, path in videos.items():
+        safe = readers.decord is not None and kind in ("h264-b", "h264-mkv", "vp9")
+        assert open_video(path).reader == ("decord" if safe else "pyav"), kind
+
+
+def test_restarts_are_used_where_nothing_is_reordered(videos: dict[str, Path]) -> None:
+    assert [frame for _, frame in probe_video(videos["h264-avi"]).restarts][:3] == [0, 12, 24]
+    assert len(probe_video(videos["mpeg4-avi"]).restarts) > 3
+    assert probe_video(videos["h264-avi-b"]).restarts == ()
+    assert probe_video(videos["mpeg4-avi-b"]).restarts == ()
+
+
+def test_order_repeats_and_numpy_indices(videos: dict[str, Path]) -> None:
+    frames = truth(videos["h264-b"])
+    for indices in ([7, 3, 3, 40], [0, 0, 0, 1], range(5), np.array([9, 2])):
+        for reader in HAVE:
+            clip = read_clip(videos["h264-b"], indices, reader)  # type: ignore[arg-type]
+            assert clip.dtype == np.uint8
+            assert np.array_equal(clip, frames[list(indices)])
+
+
+def test_what_a_video_says_of_itself(videos: dict[str, Path]) -> None:
+    with open_video(videos["h264-avi"]) as video:
+        assert (len(video), video.fps) == (50, 25.0)
+        assert (video.info.height, video.info.width) == (64, 96)
+
+
+@pytest.mark.parametrize("indices", [[-1], [50], [0, 3, 99], []])
+def test_frames_that_do_not_exist(videos: dict[str, Path], indices: list[int]) -> None:
+    for reader in HAVE:
+        with pytest.raises(VideoError, match=r"h264-b\.mp4: (frame|asked)"):
+            read_clip(videos["h264-b"], indices, reader)
+
+
+def test_a_changed_file_is_looked_at_again(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "a.mp4", frames=10)
+    assert len(open_video(path)) == 10
+    make_video(path, frames=20)
+    assert len(open_video(path)) == 20
+
+
+def make_bad(kind: str, path: Path) -> Path:
+    """One of the ways in which a file is no video."""
+    if kind == "missing":
+        return path
+    if kind == "directory":
+        path.mkdir()
+    elif kind in ("empty", "text"):
+        path.write_bytes(b"" if kind == "empty" else b"404 not found\n" * 50)
+    elif kind == "audio":
+        with wave.open(str(path), "wb") as sound:
+            sound.setparams((1, 2, 8000, 0, "NONE", ""))
+            sound.writeframes(bytes(16000))
+    else:
+        data = make_video(path, frames=30).read_bytes()
+        path.write_bytes(data[: int(len(data) * {"header": 0.02, "half": 0.5, "end": 0.8}[kind])])
+    return path
+
+
+BAD = ("missing", "directory", "empty", "text", "audio", "header", "half", "end")
+
+
+@pytest.mark.parametrize("reader", HAVE)
+@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_file_is_one_line_with_its_path(
+    kind: str, suffix: str, reader: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = make_bad(kind, tmp_path / f"bad{suffix}")
+    capfd.readouterr()  # what the encoder says is not ours
+    with pytest.raises(VideoError) as caught:
+        read_clip(path, [0], reader)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_relative_path_that_looks_like_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = make_video(tmp_path / "plain.mp4", frames=5)
+    os.rename(path, "concat:odd name%d.mp4")
+    for reader in HAVE:
+        assert len(read_clip("concat:odd name%d.mp4", [0, 4], reader)) == 2
+
+
+def test_an_unknown_or_absent_reader(videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MCNError, match="reader='opencv': one of auto, decord, pyav"):
+        open_video(videos["h264-b"], "opencv")
+    monkeypatch.setattr(readers, "decord", None)
+    assert open_video(videos["h264-b"]).reader == "pyav"
+    with pytest.raises(MCNError, match="not installed"):
+        open_video(videos["h264-b"], "decord")
+
+
+def _count(path: Path, queue: Any) -> None:
+    queue.put([int(read_clip(path, [1, 30], reader).sum()) for reader in HAVE])
+
+
+def test_reading_goes_on_in_a_forked_worker(videos: dict[str, Path]) -> None:
+    if "fork" not in multiprocessing.get_all_start_methods():
+        pytest.skip("no fork on this system")
+    here = [int(read_clip(videos["h264-b"], [1, 30], reader).sum()) for reader in HAVE]
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    worker = context.Process(target=_count, args=(videos["h264-b"], queue))
+    worker.start()
+    assert queue.get(timeout=20) == here
+    worker.join(20)
+    assert worker.exitcode == 0
+
+
+def _real_files() -> list[Path]:
+    """Some of each source: the whole of them takes a minute."""
+    samples = [path for path in (SHARED / "samples").rglob("*") if path.suffix in (".avi", ".mp4")]
+    return sorted(samples)[::3] + sorted((SHARED / "ucf101_subset" / "videos").rglob("*.avi"))[::400]
+
+
+@pytest.mark.skipif(not _real_files(), reason=f"no sample videos under {SHARED}")
+@pytest.mark.parametrize("path", _real_files(), ids=lambda path: path.name)
+def test_real_files(path: Path) -> None:
+    frames = truth(path)
+    for reader in HAVE:
+        allowed = XVID_LEVELS if reader == "decord" and path.suffix == ".avi" else 0
+        assert largest_error(path, frames, reader, draws=2) <= allowed, reader
