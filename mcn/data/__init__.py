@@ -1,1 +1,5 @@
 """Videos on disk -> clips as tensors."""
+
+from mcn.data.readers import VideoError, open_video, read_clip
+
+__all__ = ["VideoError", "open_video", "read_clip"]

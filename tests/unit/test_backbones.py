@@ -160,6 +160,13 @@ def test_half_the_width_halves_both_sides_of_every_3d_convolution():
         assert list(half[key].shape) == shape, key
 
 
+@pytest.mark.parametrize(("width", "middle"), [(64, 45), (32, 22), (4, 2)])
+def test_the_two_part_stem_scales_its_middle(width, middle):
+    stem = _on_meta(build_backbone, "r2plus1d_10", width).stem
+    shapes = [tuple(stem[i].weight.shape[:2]) for i in (0, 3)]
+    assert shapes == [(middle, 3), (width, middle)]
+
+
 def test_the_seed_decides_the_weights():
     def weights(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
