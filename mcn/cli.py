@@ -7,14 +7,17 @@ flags. What the user can mend is one line on standard error and exit status 1 (2
 import dataclasses
 import json
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from mcn._version import __version__
 from mcn.config import (
+    EvalConfig,
     FinetuneConfig,
     PretrainConfig,
     ProbeConfig,
@@ -69,7 +72,7 @@ def _retrieve(config: RetrieveConfig, _: Any) -> None:
     _record(config, "retrieval.json", {str(k): v for k, v in result.accuracy.items()})
 
 
-def _features(config: RetrieveConfig, args: Any) -> None:
+def _features(config: EvalConfig, args: Any) -> None:
     from mcn.features import features_of, save_features
 
     config = dataclasses.replace(config, data=args.folder)
@@ -118,9 +121,7 @@ _COMMANDS = {
             _argument(
                 "--out", type=str, default="runs/demo", help="run folder; an interrupted demo continues there"
             ),
-            _argument(
-                "--preset", type=str, default="laptop", choices=["laptop", "smoke"], help="size of the demo"
-            ),
+            _argument("--preset", type=Literal["laptop", "smoke"], default="laptop", help="size of the demo"),
             _argument("--seed", type=int, default=0, help="seed of data and runs"),
         ),
     ),
@@ -135,13 +136,11 @@ _COMMANDS = {
     "features": _Command(
         _features,
         "one feature a video of a folder, as .npz",
-        RetrieveConfig,
+        EvalConfig,
         arguments=(
             _argument("folder", type=str, help="folder of videos"),
             _argument("-o", "--output", type=str, required=True, help="file to write (.npz)"),
-            _argument(
-                "--subset", type=str, default="all", choices=["all", "train", "test"], help="which list"
-            ),
+            _argument("--subset", type=Literal["all", "train", "test"], default="all", help="which list"),
         ),
     ),
     "predict": _Command(
@@ -161,7 +160,7 @@ _COMMANDS = {
             _argument("checkpoint", type=str, help="run folder or .pt"),
             _argument("-o", "--output", type=str, required=True, help="file to write (.safetensors)"),
             _argument(
-                "--view", type=str, default="rgb", choices=["rgb", "second"], help="whose running statistics"
+                "--view", type=Literal["rgb", "second"], default="rgb", help="whose running statistics"
             ),
         ),
     ),
@@ -176,11 +175,10 @@ def _record(config: ProbeConfig | RetrieveConfig, name: str, result: dict[str, A
     """Keep a result in its run folder, with the settings it was made with."""
     if not config.out:
         return
-    path = Path(config.out)
-    path.mkdir(parents=True, exist_ok=True)
-    (path / name).write_text(
-        json.dumps({"config": dataclasses.asdict(config), "result": result}, indent=2) + "\n"
-    )
+    from mcn.checkpoint import write_atomically
+
+    text = json.dumps({"config": dataclasses.asdict(config), "result": result}, indent=2) + "\n"
+    write_atomically(Path(config.out) / name, lambda file: file.write(text.encode()))
 
 
 def command_parser(name: str, preset: str = "") -> ArgumentParser:
@@ -202,14 +200,20 @@ def command_parser(name: str, preset: str = "") -> ArgumentParser:
     return parser
 
 
-def _preset_in(arguments: Sequence[str]) -> str:
-    """The value of ``--preset``, needed before the other flags are read."""
-    for position, argument in enumerate(arguments):
-        if argument == "--preset":
-            return arguments[position + 1] if position + 1 < len(arguments) else ""
-        if argument.startswith("--preset="):
-            return argument.split("=", 1)[1]
-    return ""
+def _parse(name: str, arguments: Sequence[str]) -> Any:
+    """The settings of a command line: defaults, then preset, config file and flags, wherever they stand."""
+    files, flags, left = [], [], iter(arguments)
+    for argument in left:
+        if argument == "--config":
+            files += [argument, *islice(left, 1)]
+        elif argument.startswith("--config="):
+            files.append(argument)
+        else:
+            flags.append(argument)
+    args = command_parser(name).parse_args(files + flags)
+    if _COMMANDS[name].config is not None and args.preset:
+        args = command_parser(name, args.preset).parse_args(files + flags)
+    return args
 
 
 def _usage() -> str:
@@ -230,6 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in _COMMANDS:
         print(f"mcn: unknown command {name!r}: one of {', '.join(_COMMANDS)}", file=sys.stderr)
         return 2
+    threading.excepthook = _quiet_thread
     try:
         return _run(name, rest)
     except MCNError as error:
@@ -242,22 +247,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _quiet_thread(failure: threading.ExceptHookArgs) -> None:
+    """TensorBoard's writing thread may be the first to meet a full disk; the main thread reports it."""
+    if not issubclass(failure.exc_type, OSError):
+        threading.__excepthook__(failure)
+
+
 def _run(name: str, arguments: Sequence[str]) -> int:
     command = _COMMANDS[name]
-    preset = _preset_in(arguments) if command.config is not None else ""
-    parser = command_parser(name, preset)
     try:
-        args = parser.parse_args(arguments)
+        args = _parse(name, arguments)
+    except MCNError:
+        raise
     except Exception as error:  # jsonargparse raises several types for one thing: a bad flag
         print(f"mcn {name}: {' '.join(str(error).split())} (see mcn {name} --help)", file=sys.stderr)
         return 2
     config = None
     if command.config is not None:
-        fields = {field.name: getattr(args, field.name) for field in dataclasses.fields(command.config)}
-        try:
-            config = command.config(**fields)
-        except ValueError as error:
-            raise MCNError(str(error)) from error
+        config = command.config(
+            **{field.name: getattr(args, field.name) for field in dataclasses.fields(command.config)}
+        )
     command.run(config, args)
     return 0
 

@@ -6,14 +6,28 @@ leaves open and why the default is what it is.
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
 
 from mcn.errors import MCNError
+
+# Which numbers a setting may be, where not every number makes sense: names, rule, the rule in words.
+_RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("frames stride size clips eval_clips dim batch_size epochs checkpoint_every keep",
+     lambda v: v >= 1, "at least 1"),
+    ("threads workers negatives eval_every inner_steps inner_lr outer_support_weight",
+     lambda v: v >= 0, "at least 0"),
+    ("lr momentum weight_decay", lambda v: v >= 0, "at least 0"),
+    ("max_bad cls_weight dropout warmup", lambda v: 0 <= v <= 1, "from 0 to 1"),
+    ("bank_momentum", lambda v: 0 <= v < 1, "from 0 to below 1"),
+    ("tau c", lambda v: v > 0, "above 0"),
+    ("fcm_group", lambda v: v >= 2, "at least 2"),
+    ("top", lambda v: bool(v) and min(v) >= 1, "whole numbers of at least 1, such as [1,5]"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +42,14 @@ class RunConfig:
     """CPU threads for tensors; 0 leaves PyTorch's choice. Bit-identical resume needs the same number."""
     seed: int = 0
     """Every random draw of a run follows from this number."""
+
+    def __post_init__(self) -> None:
+        """Raise :class:`MCNError` for a number that its setting cannot be."""
+        for names, holds, words in _RULES:
+            for name in names.split():
+                value = getattr(self, name, None)
+                if value is not None and not holds(value):
+                    raise MCNError(f"--{name} is {value}: it should be {words}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +109,7 @@ class LossConfig:
     tau: float = 0.07
     """Temperature of Eq. 3 (row 9)."""
     negatives: int = 1024
-    """Negatives k drawn from the bank for each video; 0 takes the whole bank (row 8)."""
+    """Negatives k drawn from the bank for each video; 0, or as many as there are, takes all (row 8)."""
     positive: Literal["bank", "current"] = "bank"
     """Positive of Eq. 2: the other view's bank row, or its current feature (row 11)."""
     directions: Literal["sum", "mean", "one"] = "sum"
@@ -262,7 +284,7 @@ def build(config_class: type[C], settings: dict[str, Any]) -> C:
     return config_class(**known)
 
 
-def to_yaml(config: Any, path: Path) -> None:
-    """Write a config as the YAML that ``--config`` reads back."""
+def to_yaml(config: Any) -> str:
+    """A config as the YAML text that ``--config`` reads back."""
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}
-    path.write_text(yaml.safe_dump(plain, sort_keys=False))
+    return yaml.safe_dump(plain, sort_keys=False)

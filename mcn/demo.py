@@ -31,7 +31,8 @@ NETWORKS: dict[str, dict[str, object] | None] = {
     "contrast only": {"order": "none", "cls_weight": 0.0},
     "full MCN": {},
 }
-_DATA = {
+#: The data set of each profile.
+DATA = {
     "laptop": SyntheticConfig(classes=8, groups=64, clips_per_group=1, frames=32, size=64),
     "smoke": SyntheticConfig(classes=8, groups=8, clips_per_group=1, frames=16, size=32),
 }
@@ -52,7 +53,7 @@ def demo(out: Path, profile: str = "laptop", seed: int = 0) -> list[Row]:
     started = time.monotonic()
     data = out / "data"
     print(f"1/4  writing videos to {data}")
-    write_synthetic_actions(data, dataclasses.replace(_DATA[profile], seed=seed), progress=True)
+    write_synthetic_actions(data, dataclasses.replace(DATA[profile], seed=seed), progress=True)
 
     print("2/4  pre-training: contrast only, then full MCN")
     runs = {name: _train(name, settings, out, data, profile, seed) for name, settings in NETWORKS.items()}

@@ -4,13 +4,11 @@
 classifier ``fc`` is missing, which pre-training does not have.
 """
 
-import os
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 
-from mcn.checkpoint import load_checkpoint
-from mcn.errors import MCNError
+from mcn.checkpoint import load_checkpoint, write_atomically
 
 _VIEWS = {"rgb": 0, "second": 1}
 
@@ -19,22 +17,15 @@ def export_backbone(checkpoint: str | Path, path: Path, view: str = "rgb") -> Pa
     """Write the backbone of a pre-trained or fine-tuned checkpoint to ``path`` (``.safetensors``).
 
     ``view`` is ``"rgb"`` or ``"second"``: the weights are shared, BatchNorm's running statistics
-    are the view's own. A fine-tuned network has one view. Raises :class:`MCNError` for a
+    are the view's own. Where there is one backbone for all (fine-tuned, or mixed statistics) it is
+    that. Raises :class:`MCNError` for a
     checkpoint that cannot be read or a path that cannot be written.
     """
     state = load_checkpoint(checkpoint)["network"]
-    prefix = f"backbones.{_VIEWS[view]}."
-    if any(name.startswith("backbone.") for name in state):
-        prefix = "backbone."
+    prefixes = (f"backbones.{_VIEWS[view]}.", "backbones.0.", "backbone.")
+    prefix = next(p for p in prefixes if any(name.startswith(p) for name in state))
     weights = {
         name.removeprefix(prefix): t.contiguous() for name, t in state.items() if name.startswith(prefix)
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(weights, str(temporary))
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise MCNError(f"cannot write {path}: {error.strerror or error}") from error
+    write_atomically(path, lambda file: file.write(save(weights)))
     return path

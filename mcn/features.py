@@ -50,20 +50,26 @@ class Features:
 
 
 def network_from_config(config: PretrainConfig) -> MetaContrastiveNetwork:
-    """The network that a pre-training config describes, randomly initialised from its seed."""
+    """The network that a pre-training config describes, randomly initialised from its seed.
+
+    Raises :class:`MCNError` for a width that the backbone cannot have.
+    """
     seed_everything(seed_for(config.seed, "weights"))
-    return MetaContrastiveNetwork(
-        config.backbone,
-        width=config.width,
-        dim=config.dim,
-        projection=config.projection,
-        head=config.head,
-        fcm_input=config.fcm_input,
-        fcm_group=config.fcm_group,
-        fcm_pairing=config.fcm_pairing,
-        sharing=config.sharing,
-        statistics=config.statistics,
-    )
+    try:
+        return MetaContrastiveNetwork(
+            config.backbone,
+            width=config.width,
+            dim=config.dim,
+            projection=config.projection,
+            head=config.head,
+            fcm_input=config.fcm_input,
+            fcm_group=config.fcm_group,
+            fcm_pairing=config.fcm_pairing,
+            sharing=config.sharing,
+            statistics=config.statistics,
+        )
+    except ValueError as error:
+        raise MCNError(f"--backbone {config.backbone} --width {config.width}: {error}") from error
 
 
 def load_network(
@@ -72,7 +78,7 @@ def load_network(
     """The network of a checkpoint, or an untrained one of the config's backbone, on ``device``.
 
     Also gives the pre-training config that describes it. Raises :class:`MCNError` for a checkpoint
-    that is missing, unreadable or not of pre-training.
+    that is missing, unreadable or not of pre-training, or that has never seen the view asked for.
     """
     if not config.checkpoint:
         untrained = PretrainConfig(backbone=config.backbone, width=config.width, seed=config.seed)
@@ -83,6 +89,8 @@ def load_network(
             f"{config.checkpoint} is not a pre-training checkpoint: give one that `mcn pretrain` wrote"
         )
     trained = build(PretrainConfig, state["config"])
+    if config.view != "rgb" and config.view != trained.view2:
+        raise MCNError(f"{config.checkpoint} was trained on rgb and {trained.view2}: use --view rgb")
     network = network_from_config(trained)
     network.load_state_dict(state["network"])
     return network.to(device), trained
@@ -120,12 +128,16 @@ def extract_features(
         loader, desc=progress, disable=not progress, unit="video", dynamic_ncols=True
     ):
         if raw is None:
-            for line in bad.report(((videos.names[index], reason),)):
-                tqdm.write(line.replace("another is drawn instead", "counted as wrong"))
+            for line in bad.report(((videos.names[index], reason),), "counted as wrong"):
+                tqdm.write(line)
             continue
         rows[index] = torch.cat(list(_pooled(network, raw, size, view, batch_size, device))).mean(0).cpu()
     network.train(was_training)
-    width = next((len(row) for row in rows if row is not None), 0)
+    if bad.seen:
+        tqdm.write(bad.summary())
+    if len(bad.seen) == len(videos):
+        raise MCNError(f"none of the {len(videos)} videos of {videos.folder} can be read")
+    width = next(len(row) for row in rows if row is not None)
     x = torch.stack([torch.full((width,), float("nan")) if row is None else row for row in rows])
     return Features(x, videos)
 

@@ -28,7 +28,7 @@ from mcn.data.readers import open_video
 from mcn.data.sampling import uniform_clips
 from mcn.errors import MCNError
 from mcn.features import VIEWS, load_network
-from mcn.pretrain import learning_rate
+from mcn.pretrain import learning_rate, not_finite
 from mcn.run import RunFolder, choose_device, progress_bar, seed_everything, seed_for
 from mcn.views import make_views
 
@@ -72,8 +72,8 @@ def finetune(config: FinetuneConfig) -> tuple[Path, Accuracy | None]:
             f"{len(videos)} training videos do not fill a batch: lower --batch_size {config.batch_size}"
         )
     run = RunFolder(config, "finetune")
-    seed_everything(seed_for(config.seed, "weights"))
     backbone, build_with = _backbone(config, run.device)
+    seed_everything(seed_for(config.seed, "classifier"))
     model = Classifier(backbone, len(videos.classes), config.dropout).to(run.device).train()
     optimizer = torch.optim.SGD(
         model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
@@ -101,9 +101,14 @@ def finetune(config: FinetuneConfig) -> tuple[Path, Accuracy | None]:
             logits = model((view1, view2)[VIEWS[config.view]])
             loss = F.cross_entropy(logits, labels[index])
             if not math.isfinite(loss.item()):
-                raise MCNError(f"step {step}: the loss is {loss.item()} at learning rate {lr:g}: lower --lr")
+                raise MCNError(not_finite(f"the loss is {loss.item()}", step, lr, run))
             optimizer.zero_grad()
             loss.backward()
+            largest = nn.utils.get_total_norm(
+                [p.grad for p in model.parameters() if p.grad is not None], norm_type=math.inf
+            ).item()
+            if not math.isfinite(largest):
+                raise MCNError(not_finite(f"the gradient is {largest}", step, lr, run))
             for group in optimizer.param_groups:
                 group["lr"] = lr
             optimizer.step()
@@ -115,6 +120,8 @@ def finetune(config: FinetuneConfig) -> tuple[Path, Accuracy | None]:
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == total:
                 state = _state(config, step + 1, model, optimizer, bad, videos, build_with)
                 save_checkpoint(run.checkpoints, step + 1, state, config.keep)
+    if bad.seen:
+        tqdm.write(bad.summary())
     run.close()
     accuracy = evaluate(model, load_videos(config.data, "test", config.split), config, run.device)
     if accuracy:
@@ -125,7 +132,7 @@ def finetune(config: FinetuneConfig) -> tuple[Path, Accuracy | None]:
 def _backbone(config: FinetuneConfig, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
     """The backbone to start from and what :func:`build_backbone` makes it with."""
     network, built = load_network(config, device)
-    return network.backbones[VIEWS[config.view]], {"name": built.backbone, "width": built.width}
+    return network.backbone(VIEWS[config.view]), {"name": built.backbone, "width": built.width}
 
 
 def _steps(config: FinetuneConfig, videos: Videos, per_epoch: int, done: int) -> Iterator[Any]:
@@ -190,8 +197,8 @@ def evaluate(
     loader = DataLoader(dataset, batch_size=None, num_workers=config.workers)
     for index, raw, reason in tqdm(loader, desc="test", unit="video", dynamic_ncols=True):
         if raw is None:
-            bad.report(((videos.names[index], reason),))
-            tqdm.write(f"unreadable video, counted as wrong: {reason}")
+            for line in bad.report(((videos.names[index], reason),), "counted as wrong"):
+                tqdm.write(line)
             continue
         each = clip_probabilities(model, raw, config.size, config.view, device)
         best = each.mean(0).argsort(descending=True)[:5].tolist()
@@ -199,6 +206,8 @@ def evaluate(
         top1 += best[0] == label
         top5 += label in best
         clip_top1 += (each.argmax(1) == label).float().mean().item()
+    if bad.seen:
+        tqdm.write(bad.summary())
     share = 100.0 / len(videos)
     return Accuracy(top1 * share, top5 * share, clip_top1 * share, len(videos))
 

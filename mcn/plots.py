@@ -37,7 +37,7 @@ class Picture(Figure):
         return buffer.getvalue()
 
 
-def residual_strip(clip: Tensor, title: str = "", *, columns: int = 8, scale: float | None = None) -> Figure:
+def residual_strip(clip: Tensor, title: str = "", *, columns: int = 6, scale: float | None = None) -> Figure:
     """A row of RGB frames over the row of their residual frames (:eq:`eq-residual`).
 
     ``clip`` is floating point ``(3, T + 1, H, W)`` in [0, 1]. At most ``columns`` frames are shown,
@@ -345,7 +345,7 @@ def lines(
     axis.set_ylabel(y_label)
     axis.grid(alpha=0.25)
     if len(series) > 1:
-        axis.legend(fontsize=8, frameon=False)
+        axis.legend(fontsize=8, framealpha=0.8, edgecolor="none")
     if title:
         axis.set_title(title, fontsize=10)
     return figure

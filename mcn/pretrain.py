@@ -129,7 +129,7 @@ class Pretraining:
             mixed = torch.randperm(len(clips), generator=generator_for(config.seed, "shuffle", stage, step))
             view2 = view2[mixed.to(self.device)]
         negatives = None
-        if config.negatives:
+        if 0 < config.negatives < len(self.bank) - 1:
             draw = generator_for(config.seed, "negatives", stage, step)
             negatives = draw_negatives(index, len(self.bank), config.negatives, draw)
         seed = seed_for(config.seed, "dropout", stage, step)
@@ -138,7 +138,7 @@ class Pretraining:
     def step(self, support: Batch | None, query: Batch, lr: float) -> dict[str, float]:
         """One outer step: inner update on ``support``, meta update on ``query`` (Sec. 3.5).
 
-        Raises ``FloatingPointError`` for a loss that is not finite; nothing has changed then.
+        Raises ``FloatingPointError`` for a loss or gradient that is not finite; nothing has changed then.
         """
         params = shared_parameters(self.network)
         support_loss = None if support is None else StageLoss(self.network, support, self.config)
@@ -147,6 +147,9 @@ class Pretraining:
         meta = self._gradient(support_loss, query_loss, params, lr)
         if not math.isfinite(meta.query_loss.item()):
             raise FloatingPointError(f"the loss is {meta.query_loss.item()}")
+        largest = nn.utils.get_total_norm(meta.gradients.values(), norm_type=math.inf).item()
+        if not math.isfinite(largest):
+            raise FloatingPointError(f"the gradient is {largest}")
 
         for name, parameter in params.items():
             parameter.grad = meta.gradients[name]
@@ -267,7 +270,7 @@ def pretrain(config: PretrainConfig) -> Path:
             try:
                 numbers = training.step(support, query, lr)
             except FloatingPointError as error:
-                raise MCNError(_not_finite(error, step, lr, run)) from error
+                raise MCNError(not_finite(str(error), step, lr, run)) from error
             rate = len(support_clips + query_clips) / (time.perf_counter() - started)
             run.log(step + 1, epoch=step // per_epoch, lr=lr, **numbers, clips_per_second=round(rate, 2))
             _show(bar, numbers, rate)
@@ -279,13 +282,14 @@ def pretrain(config: PretrainConfig) -> Path:
 
 
 def _checked_steps(config: PretrainConfig, videos: Videos) -> int:
-    per_epoch = steps_per_epoch(len(videos), config.batch_size, config.order != "none")
     if config.batch_size < 2:
         raise MCNError(f"--batch_size {config.batch_size}: FCM compares videos, so a batch needs at least 2")
+    per_epoch = steps_per_epoch(len(videos), config.batch_size, config.order != "none")
     if per_epoch == 0:
         need = config.batch_size * (2 if config.order != "none" else 1)
         raise MCNError(
-            f"{len(videos)} training videos are fewer than a step needs ({need}): lower --batch_size"
+            f"{len(videos)} training videos are fewer than a step needs ({need}): "
+            f"lower --batch_size {config.batch_size}"
         )
     return per_epoch
 
@@ -301,7 +305,8 @@ def _start(training: Pretraining, run: RunFolder, bad: BadVideos) -> int:
         try:
             training.network.load_state_dict(state["network"])
         except RuntimeError as error:
-            raise MCNError(f"--init_from {training.config.init_from} is another network: {error}") from error
+            first = str(error).splitlines()[1].strip()[:200]
+            raise MCNError(f"--init_from {training.config.init_from} is another network: {first}") from error
     return 0
 
 
@@ -336,8 +341,9 @@ def _show(bar: "tqdm[Any]", numbers: dict[str, float], rate: float) -> None:
     bar.update()
 
 
-def _not_finite(error: FloatingPointError, step: int, lr: float, run: RunFolder) -> str:
+def not_finite(what: str, step: int, lr: float, run: RunFolder) -> str:
+    """One line for a run that has diverged: what, where, what to do, what is left."""
     kept = latest_checkpoint(run.checkpoints)
-    return f"step {step}: {error} at learning rate {lr:g}. Lower --lr (or --inner_lr), or add --warmup. " + (
+    return f"step {step}: {what} at learning rate {lr:g}. Lower --lr (or --inner_lr), or add --warmup. " + (
         f"The last good checkpoint is {kept}" if kept else "No checkpoint had been written yet"
     )

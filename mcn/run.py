@@ -12,17 +12,19 @@
 
 import datetime
 import json
-import os
 import platform
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -31,6 +33,9 @@ from mcn._version import __version__
 from mcn.checkpoint import latest_checkpoint, write_atomically
 from mcn.config import RunConfig, to_yaml
 from mcn.errors import MCNError
+
+# Where a run is continued may change, and how it keeps its records; what it computes may not.
+_MAY_CHANGE = {"out", "device", "threads", "workers", "max_bad", "checkpoint_every", "keep"}
 
 
 def seed_for(*keys: int | str) -> int:
@@ -108,12 +113,12 @@ class RunFolder:
         if config.threads:
             torch.set_num_threads(config.threads)
         self._writer: SummaryWriter | None = None
-        try:
+        with _writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._same_settings(config)
-            to_yaml(config, self.path / "config.yaml")
-        except OSError as error:
-            raise MCNError(f"cannot write to {self.path}: {error.strerror} (choose another --out)") from error
+            for stale in self.path.glob(".*.partial"):  # left by a process that was killed
+                stale.unlink()
+        write_atomically(self.path / "config.yaml", lambda file: file.write(to_yaml(config).encode()))
         self.resumed = latest_checkpoint(self.checkpoints)
         self.write_json("environment.json", environment(self.device))
 
@@ -128,21 +133,21 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     def _same_settings(self, config: RunConfig) -> None:
-        old = self.path / "config.yaml"
-        if not old.exists():
+        path = self.path / "config.yaml"
+        if not path.exists():
             return
-        new = self.path / f".config.{os.getpid()}.yaml"
-        to_yaml(config, new)
-        before, now = old.read_text().splitlines(), new.read_text().splitlines()
-        new.unlink()
-        # Where a run is continued may change; what it computes may not.
-        where = ("out:", "device:", "threads:", "workers:")
-        changed = [line for line in now if line not in before and not line.startswith(where)]
-        if changed:
-            raise MCNError(
-                f"{self.path} holds a run with other settings ({changed[0].strip()} is new): "
-                "give the same settings to continue it, or another --out"
-            )
+        try:
+            old = dict(yaml.safe_load(path.read_text()))
+        except (ValueError, TypeError, yaml.YAMLError) as error:
+            raise MCNError(f"{path} is damaged: restore it to continue, or choose another --out") from error
+        new = yaml.safe_load(to_yaml(config))
+        for name in {**new, **old}:
+            before, now = old.get(name, "not set"), new.get(name, "not set")
+            if before != now and name not in _MAY_CHANGE:
+                raise MCNError(
+                    f"{self.path} holds a run with other settings ({name} was {before}, is now {now}): "
+                    "give the same settings to continue it, or another --out"
+                )
 
     def write_json(self, name: str, content: Any) -> Path:
         """Write a JSON file of the run, whole or not at all."""
@@ -161,24 +166,34 @@ class RunFolder:
                 except ValueError:
                     break  # the process was killed while it wrote this line
         write_atomically(self.metrics_path, lambda file: file.write("".join(kept).encode()))
-        self._writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
+        with _writing(self.path / "tensorboard"):
+            self._writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
 
     def log(self, step: int, **values: float | int | None) -> None:
         """Append one line of metrics and the same to TensorBoard."""
         known = {name: value for name, value in values.items() if value is not None}
-        try:
-            with self.metrics_path.open("a") as file:
-                file.write(json.dumps({"step": step, **known}) + "\n")
-        except OSError as error:
-            raise MCNError(f"cannot write {self.metrics_path}: {error.strerror} (free some space)") from error
+        with _writing(self.metrics_path), self.metrics_path.open("a") as file:
+            file.write(json.dumps({"step": step, **known}) + "\n")
         if self._writer is not None:
-            for name, value in known.items():
-                self._writer.add_scalar(name, value, step)
+            with _writing(self.path / "tensorboard"):
+                for name, value in known.items():
+                    self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Flush what is still in memory."""
         if self._writer is not None:
-            self._writer.close()
+            with _writing(self.path / "tensorboard"):
+                self._writer.close()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say in one line what could not be written, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise MCNError(f"cannot write {path}: {reason} (free some space or choose another --out)") from error
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:

@@ -26,6 +26,7 @@ def residual_view(clip: Tensor, *, signed: bool = False) -> Tensor:
     is ``(..., T, H, W)`` in the same units. ``signed=True`` leaves the absolute value out, as IIC
     does. Raises ``ValueError`` for fewer than two frames or integer pixels, whose difference wraps.
 
+    >>> import torch
     >>> residual_view(torch.tensor([0.0, 1.0, 0.5]).view(3, 1, 1)).flatten()
     tensor([1.0000, 0.5000])
     """
@@ -40,6 +41,7 @@ def residual_view(clip: Tensor, *, signed: bool = False) -> Tensor:
 def rgb_view(clip: Tensor) -> Tensor:
     """The first ``T`` of ``T + 1`` frames: ``(..., T + 1, H, W)`` -> ``(..., T, H, W)``.
 
+    >>> import torch
     >>> rgb_view(torch.zeros(2, 3, 9, 4, 4)).shape
     torch.Size([2, 3, 8, 4, 4])
     """
@@ -52,6 +54,7 @@ def normalise(clip: Tensor, view: str) -> Tensor:
     RGB: ImageNet mean and standard deviation. Residual: divided by its own scale, no shift.
     Flow (8-bit images in [0, 1]): zero motion to 0, then divided by its scale.
 
+    >>> import torch
     >>> normalise(torch.zeros(1, 3, 2, 2, 2), "residual").abs().max()
     tensor(0.)
     """
@@ -72,6 +75,7 @@ def make_views(clip: Tensor, view2: str = "residual", flow: Tensor | None = None
     flow channel three times) and only asked for by the flow views. Both results are
     ``(B, 3, T, H, W)``.
 
+    >>> import torch
     >>> rgb, residual = make_views(torch.rand(2, 3, 9, 8, 8))
     >>> rgb.shape == residual.shape == (2, 3, 8, 8, 8)
     True

@@ -5,6 +5,7 @@ Recognised: class folders (at the top, or under ``videos/`` or ``UCF-101/``) wit
 class folders without lists; a flat folder of videos without labels.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,16 +81,17 @@ def _from_list(folder: Path, lists: Path, subset: str, split: int) -> Videos:
     path = lists / f"{subset}list{split:02d}.txt"
     if not path.is_file():
         raise MCNError(f"no such list: {path} (a data set with {lists.name}/ has one a subset and split)")
-    names = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    names = _names(path)
     if not names:
         raise MCNError(f"{path} is empty: it should name one video a line")
     index = lists / "classInd.txt"
     if index.is_file():
         classes = tuple(
-            line.split(maxsplit=1)[1].strip() for line in index.read_text().splitlines() if line.strip()
+            line.split(maxsplit=1)[-1].strip() for line in index.read_text().splitlines() if line.strip()
         )
-    else:
-        classes = tuple(sorted({name.split("/")[0] for name in names}))
+    else:  # from all lists of the split: a class may be in only one of them
+        known = [name for other in lists.glob(f"*list{split:02d}.txt") for name in _names(other)]
+        classes = tuple(sorted({name.split("/")[0] for name in known}))
     missing = [name for name in names if not (folder / name).exists()]
     # A few lost files are a matter for the loader, which counts them; a wrong folder is an error.
     if len(missing) > len(names) // 2:
@@ -100,6 +102,12 @@ def _from_list(folder: Path, lists: Path, subset: str, split: int) -> Videos:
     return Videos(
         folder, tuple(names), tuple(_label(name, classes, path) for name in names), classes, "UCF101 lists"
     )
+
+
+def _names(path: Path) -> list[str]:
+    """The videos of a list, one a line, with or without a class number behind; names may have spaces."""
+    lines = [line.strip() for line in path.read_text().splitlines()]
+    return [re.sub(r"\s+\d+$", "", line) for line in lines if line]
 
 
 def _label(name: str, classes: tuple[str, ...], path: Path) -> int:

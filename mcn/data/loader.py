@@ -6,6 +6,7 @@ and a resumed run goes on exactly where it was by starting the plan at a later s
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -78,6 +79,12 @@ def epoch_plan(num_videos: int, batch_size: int, epoch: int, seed: int, stages: 
     ]
 
 
+def _check_reader(reader: str) -> None:
+    """Refuse a reader that is not installed here: raised in a worker it would be a wall of traceback."""
+    with suppress(VideoError):
+        open_video("", reader)  # looks at the reader first
+
+
 class TrainClips(Dataset[Clip]):
     """Random clips of ``frames + 1`` frames, so that ``frames`` residuals exist (row 14).
 
@@ -96,6 +103,7 @@ class TrainClips(Dataset[Clip]):
         flow: str | None = None,
         seed: int = 0,
     ) -> None:
+        _check_reader(reader)
         self.videos, self.frames, self.stride, self.reader = videos, frames, stride, reader
         self.augment, self.flow, self.seed = augment, flow, seed
 
@@ -195,10 +203,11 @@ class BadVideos:
     limit: float
     seen: dict[str, str] = field(default_factory=dict)
 
-    def report(self, bad: tuple[tuple[str, str], ...]) -> list[str]:
+    def report(self, bad: tuple[tuple[str, str], ...], remedy: str = "another is drawn instead") -> list[str]:
         """Take note of failures; gives a line for each video not seen before.
 
-        Raises :class:`MCNError` once more than ``limit`` of all videos are bad.
+        ``remedy`` says what is done about it. Raises :class:`MCNError` once more than ``limit`` of
+        all videos are bad.
         """
         new = [(name, reason) for name, reason in dict(bad).items() if name not in self.seen]
         self.seen.update(new)
@@ -207,7 +216,7 @@ class BadVideos:
                 f"{len(self.seen)} of {self.total} videos cannot be read, the limit is {self.limit:.0%}. "
                 f"The last: {list(self.seen.values())[-1]} (mend or remove them, or raise --max_bad)"
             )
-        return [f"unreadable video, another is drawn instead: {reason}" for _, reason in new]
+        return [f"unreadable video, {remedy}: {reason}" for _, reason in new]
 
     def summary(self) -> str:
         """One line for the end of a run."""
@@ -224,6 +233,7 @@ class TestClips(Dataset[tuple[int, Tensor | None, str]]):
     __test__ = False  # not a test case, whatever pytest thinks of the name
 
     def __init__(self, videos: Videos, *, frames: int, stride: int, clips: int, reader: str = "auto") -> None:
+        _check_reader(reader)
         self.videos, self.frames, self.stride, self.clips, self.reader = videos, frames, stride, clips, reader
 
     def __len__(self) -> int:
