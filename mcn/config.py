@@ -98,8 +98,8 @@ class NetworkConfig:
     """One set of backbone weights for both views, or one each (row 1)."""
     statistics: Literal["per_view", "mixed"] = "per_view"
     """BatchNorm running statistics a view, or of both together (row 1)."""
-    view2: Literal["residual", "flow_u", "flow_v"] = "residual"
-    """Second view; the flow views read stored flow images (DATA/flow)."""
+    view2: Literal["residual", "signed_residual", "flow_u", "flow_v"] = "residual"
+    """Second view (row 14); the flow views read stored flow images (DATA/flow)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +136,10 @@ class MetaConfig:
     """Gradient steps on the support batch (row 25)."""
     inner_lr: float | None = None
     """alpha_1; empty follows the learning rate, as the paper does (row 26)."""
+    redraw: bool = True
+    """Whether support and query halves are drawn anew each epoch, or once for the run (row 20)."""
+    norm_update: Literal["both", "query"] = "both"
+    """Whose pass enters BatchNorm's running statistics (row 36)."""
     outer_support_weight: float = 0.0
     """Weight of the support loss in the outer update (row 22: 0)."""
 
@@ -153,7 +157,9 @@ class OptimConfig:
     momentum: float = 0.9
     """SGD momentum (row 28)."""
     weight_decay: float = 0.001
-    """L2 penalty on all parameters (row 55)."""
+    """L2 penalty (row 55)."""
+    decay_norm: bool = True
+    """Whether the penalty is also on BatchNorm and biases, as in the peers (row 55)."""
     schedule: Literal["steps", "cosine", "constant"] = "steps"
     """steps: times .1 at each milestone; cosine: down to 0 (row 28)."""
     milestones: tuple[float, ...] = (0.5, 0.667, 0.833)
@@ -192,7 +198,7 @@ class StartConfig:
     """Backbone when there is no checkpoint (a checkpoint knows its own)."""
     width: int | None = None
     """Width when there is no checkpoint."""
-    view: Literal["rgb", "residual"] = "rgb"
+    view: Literal["rgb", "residual", "signed_residual"] = "rgb"
     """View the network is shown (row 39: RGB)."""
     clips: int = 10
     """Clips a video in evaluation, spread evenly, centre crop (row 41)."""

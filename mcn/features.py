@@ -26,7 +26,7 @@ from mcn.run import choose_device, seed_everything, seed_for
 from mcn.views import make_views
 
 #: Which of the two backbones (shared weights, own statistics) a view goes through.
-VIEWS = {"rgb": 0, "residual": 1}
+VIEWS = {"rgb": 0, "residual": 1, "signed_residual": 1}
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,13 @@ def _pooled(
     """Pooled features of one video's clips ``(clips, T + 1, H, W, 3)``, ``batch_size`` at a time."""
     for some in raw.split(batch_size):
         clip = torch.stack([center_crop(c.to(device), size) for c in some])
-        x = make_views(clip)[VIEWS[view]]
+        x = one_view(clip, view)
         yield network.features(x, VIEWS[view])  # type: ignore[operator]
+
+
+def one_view(clip: Tensor, view: str) -> Tensor:
+    """The view that an evaluation shows the network: ``(B, 3, T + 1, H, W)`` -> ``(B, 3, T, H, W)``."""
+    return make_views(clip, "residual" if view == "rgb" else view)[VIEWS[view]]
 
 
 def features_of(config: EvalConfig, subset: str, network: MetaContrastiveNetwork | None = None) -> Features:

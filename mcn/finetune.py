@@ -27,10 +27,10 @@ from mcn.data.loader import BadVideos, Step, TestClips, TrainClips, clip_views, 
 from mcn.data.readers import open_video
 from mcn.data.sampling import uniform_clips
 from mcn.errors import MCNError
-from mcn.features import VIEWS, load_network
-from mcn.pretrain import learning_rate, not_finite
+from mcn.features import VIEWS, load_network, one_view
+from mcn.optim import learning_rate, parameter_groups
+from mcn.pretrain import not_finite
 from mcn.run import RunFolder, choose_device, progress_bar, seed_everything, seed_for
-from mcn.views import make_views
 
 
 class Classifier(nn.Module):
@@ -75,9 +75,7 @@ def finetune(config: FinetuneConfig) -> tuple[Path, Accuracy | None]:
     backbone, build_with = _backbone(config, run.device)
     seed_everything(seed_for(config.seed, "classifier"))
     model = Classifier(backbone, len(videos.classes), config.dropout).to(run.device).train()
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-    )
+    optimizer = torch.optim.SGD(parameter_groups(model, config), lr=config.lr, momentum=config.momentum)
     bad = BadVideos(len(videos), config.max_bad)
     done, total = 0, per_epoch * config.epochs
     if run.resumed is not None:
@@ -97,7 +95,8 @@ def finetune(config: FinetuneConfig) -> tuple[Path, Accuracy | None]:
                     bar.write(line)
             lr = learning_rate(config, step, total)
             torch.manual_seed(seed_for(config.seed, "dropout", step))
-            view1, view2, index = clip_views(clips, config.size, "residual", run.device)
+            second = "residual" if config.view == "rgb" else config.view
+            view1, view2, index = clip_views(clips, config.size, second, run.device)
             logits = model((view1, view2)[VIEWS[config.view]])
             loss = F.cross_entropy(logits, labels[index])
             if not math.isfinite(loss.item()):
@@ -179,7 +178,7 @@ def clip_probabilities(
 ) -> Tensor:
     """Softmax of each of a video's clips: uint8 ``(clips, T + 1, H, W, 3)`` -> ``(clips, classes)``."""
     clip = torch.stack([center_crop(c.to(device), size) for c in raw])
-    return model(make_views(clip)[VIEWS[view]]).softmax(dim=1)
+    return model(one_view(clip, view)).softmax(dim=1)
 
 
 def evaluate(

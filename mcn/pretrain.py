@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from mcn.bank import FeatureBank, draw_negatives
 from mcn.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
-from mcn.config import FinetuneConfig, PretrainConfig
+from mcn.config import PretrainConfig
 from mcn.data.augment import AugmentConfig
 from mcn.data.datasets import Videos, load_videos
 from mcn.data.loader import (
@@ -36,6 +36,7 @@ from mcn.features import network_from_config
 from mcn.losses import classification_loss, meta_loss, multiview_loss
 from mcn.meta import MetaGradient, Params, meta_gradient
 from mcn.network import call_with, running_statistics, shared_parameters
+from mcn.optim import learning_rate
 from mcn.retrieval import nearest_neighbour_accuracy
 from mcn.run import RunFolder, generator_for, progress_bar, seed_for
 
@@ -142,7 +143,8 @@ class Pretraining:
         """
         params = shared_parameters(self.network)
         support_loss = None if support is None else StageLoss(self.network, support, self.config)
-        query_loss = StageLoss(self.network, query, self.config, previous=support_loss)
+        previous = support_loss if self.config.norm_update == "both" else None
+        query_loss = StageLoss(self.network, query, self.config, previous)
 
         meta = self._gradient(support_loss, query_loss, params, lr)
         if not math.isfinite(meta.query_loss.item()):
@@ -216,23 +218,6 @@ class Pretraining:
         return int(state["step"])
 
 
-def learning_rate(config: PretrainConfig | FinetuneConfig, step: int, total: int) -> float:
-    """The rate at ``step`` of ``total``: warm-up, then steps, cosine or constant (protocol row 28).
-
-    >>> [round(learning_rate(PretrainConfig(lr=1.0), step, 12), 3) for step in (0, 6, 9, 11)]
-    [1.0, 0.1, 0.01, 0.001]
-    """
-    done = step / max(total, 1)
-    if done < config.warmup:
-        return config.lr * (step + 1) / max(math.ceil(config.warmup * total), 1)
-    if config.schedule == "constant":
-        return config.lr
-    if config.schedule == "cosine":
-        progress = (done - config.warmup) / max(1 - config.warmup, 1e-9)
-        return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
-    return config.lr * 0.1 ** sum(done >= milestone for milestone in config.milestones)
-
-
 def pretrain(config: PretrainConfig) -> Path:
     """Train as ``config`` says, continuing where a run in the same folder stopped; gives the run folder.
 
@@ -253,7 +238,7 @@ def pretrain(config: PretrainConfig) -> Path:
         stride=config.stride,
         reader=config.reader,
         augment=AugmentConfig(size=config.size) if config.augment else None,
-        flow=None if config.view2 == "residual" else config.view2,
+        flow=config.view2 if config.view2.startswith("flow") else None,
         seed=config.seed,
     )
     plan = _plan(config, len(videos), per_epoch, done)
@@ -313,7 +298,9 @@ def _start(training: Pretraining, run: RunFolder, bad: BadVideos) -> int:
 def _plan(config: PretrainConfig, num_videos: int, per_epoch: int, done: int) -> Iterator[Step]:
     """The steps still to do: whole epochs, the first from where the run stopped."""
     for epoch in range(done // per_epoch, config.epochs):
-        steps = epoch_plan(num_videos, config.batch_size, epoch, config.seed, config.order != "none")
+        steps = epoch_plan(
+            num_videos, config.batch_size, epoch, config.seed, config.order != "none", config.redraw
+        )
         yield from steps[done % per_epoch if epoch == done // per_epoch else 0 :]
 
 

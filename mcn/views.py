@@ -7,7 +7,7 @@ Shapes: ``B`` clips, ``C`` channels, ``T`` frames, ``H`` x ``W`` pixels. A clip 
 from torch import Tensor
 
 #: Names of the views a network may be trained on; the first is always RGB.
-SECOND_VIEWS = ("residual", "flow_u", "flow_v")
+SECOND_VIEWS = ("residual", "signed_residual", "flow_u", "flow_v")
 
 # ImageNet's channel statistics, as in CoCLR and PCL (protocol row 16).
 _RGB_MEAN = (0.485, 0.456, 0.406)
@@ -61,7 +61,7 @@ def normalise(clip: Tensor, view: str) -> Tensor:
     if view == "rgb":
         mean = clip.new_tensor(_RGB_MEAN).view(1, 3, 1, 1, 1)
         return (clip - mean) / clip.new_tensor(_RGB_STD).view(1, 3, 1, 1, 1)
-    if view == "residual":
+    if view in ("residual", "signed_residual"):
         return clip / _RESIDUAL_STD
     if view in ("flow_u", "flow_v"):
         return (clip - _FLOW_ZERO) / _FLOW_STD
@@ -81,8 +81,10 @@ def make_views(clip: Tensor, view2: str = "residual", flow: Tensor | None = None
     True
     """
     rgb = normalise(rgb_view(clip), "rgb")
-    if view2 == "residual":
-        return rgb, normalise(residual_view(clip), "residual")
+    if view2 in ("residual", "signed_residual"):
+        return rgb, normalise(residual_view(clip, signed=view2 == "signed_residual"), view2)
+    if view2 not in SECOND_VIEWS:
+        raise ValueError(f"unknown second view {view2!r}: one of {', '.join(SECOND_VIEWS)}")
     if flow is None:
         raise ValueError(f"view2={view2!r} needs the stored flow of the clip: pass flow=")
     return rgb, normalise(flow, view2)

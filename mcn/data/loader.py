@@ -60,23 +60,34 @@ def steps_per_epoch(num_videos: int, batch_size: int, stages: bool) -> int:
     return num_videos // (2 * batch_size if stages else batch_size)
 
 
-def epoch_plan(num_videos: int, batch_size: int, epoch: int, seed: int, stages: bool) -> list[Step]:
+def epoch_plan(
+    num_videos: int, batch_size: int, epoch: int, seed: int, stages: bool, redraw: bool = True
+) -> list[Step]:
     """The steps of an epoch: a seeded permutation, cut into support and query halves (row 20).
+
+    ``redraw=False`` keeps the halves of the first epoch and only changes the order within them.
 
     >>> [len(step.support) for step in epoch_plan(10, 2, 0, 0, stages=True)]
     [2, 2]
     """
-    order = torch.randperm(num_videos, generator=generator_for(seed, "order", epoch)).tolist()
-    requests = [Request(index, epoch, position) for position, index in enumerate(order)]
-    steps = steps_per_epoch(num_videos, batch_size, stages)
-    if not stages:
-        return [Step([], requests[i * batch_size : (i + 1) * batch_size]) for i in range(steps)]
-    half = num_videos // 2
-    support, query = requests[:half], requests[half:]
+    order = _permuted(list(range(num_videos)), seed, epoch if redraw else 0)
+    half = num_videos // 2 if stages else 0
+    support, query = order[:half], order[half:]
+    if not redraw:
+        support, query = _permuted(support, seed, epoch), _permuted(query, seed, epoch)
+    requests = [Request(video, epoch, position) for position, video in enumerate(support + query)]
     return [
-        Step(support[i * batch_size : (i + 1) * batch_size], query[i * batch_size : (i + 1) * batch_size])
-        for i in range(steps)
+        Step(
+            requests[i * batch_size : (i + 1) * batch_size] if stages else [],
+            requests[half + i * batch_size : half + (i + 1) * batch_size],
+        )
+        for i in range(steps_per_epoch(num_videos, batch_size, stages))
     ]
+
+
+def _permuted(videos: list[int], seed: int, epoch: int) -> list[int]:
+    order = torch.randperm(len(videos), generator=generator_for(seed, "order", epoch))
+    return [videos[i] for i in order.tolist()]
 
 
 def _check_reader(reader: str) -> None:
@@ -174,7 +185,7 @@ def clip_views(
             raise MCNError(f"{len(clip.bad)} videos in a row could not be read, the last: {clip.bad[-1][1]}")
     frames = _augmented([c.frames for c in clips], clips, size, device, colour=True)
     flow = None
-    if view2 != "residual":
+    if view2 in ("flow_u", "flow_v"):
         flow = _augmented([c.flow for c in clips if c.flow is not None], clips, size, device, colour=False)
         if view2 == "flow_u":  # mirrored, what moved left moves right
             flipped = torch.tensor(

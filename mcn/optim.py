@@ -1,0 +1,42 @@
+"""What the optimiser is told: the rate at each step, and which parameters decay."""
+
+import math
+from typing import Any
+
+from torch import nn
+
+from mcn.config import OptimConfig
+
+
+def learning_rate(config: OptimConfig, step: int, total: int) -> float:
+    """The rate at ``step`` of ``total``: warm-up, then steps, cosine or constant (protocol row 28).
+
+    >>> [round(learning_rate(OptimConfig(lr=1.0), step, 12), 3) for step in (0, 6, 9, 11)]
+    [1.0, 0.1, 0.01, 0.001]
+    """
+    done = step / max(total, 1)
+    if done < config.warmup:
+        return config.lr * (step + 1) / max(math.ceil(config.warmup * total), 1)
+    if config.schedule == "constant":
+        return config.lr
+    if config.schedule == "cosine":
+        progress = (done - config.warmup) / max(1 - config.warmup, 1e-9)
+        return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
+    return config.lr * 0.1 ** sum(done >= milestone for milestone in config.milestones)
+
+
+def parameter_groups(module: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
+    """Parameters for SGD: all with weight decay, or all but those of BatchNorm and biases (row 55).
+
+    >>> groups = parameter_groups(nn.Linear(2, 2), OptimConfig(weight_decay=0.1, decay_norm=False))
+    >>> [(len(group["params"]), group["weight_decay"]) for group in groups]
+    [(1, 0.1), (1, 0.0)]
+    """
+    parameters = list(module.parameters())
+    if config.decay_norm:
+        return [{"params": parameters, "weight_decay": config.weight_decay}]
+    # BatchNorm's scale and shift and every bias are the vectors; weights have two dimensions or more.
+    return [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
