@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from mcn.config import FinetuneConfig, PretrainConfig, ProbeConfig, RetrieveConfig, build, load_preset
 from mcn.data.synthetic import SyntheticConfig, write_synthetic_actions
@@ -20,6 +21,16 @@ _CONFIGS = {
     "probe": ProbeConfig,
     "retrieve": RetrieveConfig,
 }
+
+
+@pytest.fixture(autouse=True)
+def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tensors this small only wait for each other on several threads."""
+    before = torch.get_num_threads()
+    if request.node.get_closest_marker("benchmark") is None:
+        torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +51,8 @@ def smoke_config(action_data: Path) -> Callable[..., Any]:
     """``smoke_config("pretrain", out=..., lr=...)``: the smoke preset on the tiny data set, with changes."""
 
     def make(command: str, **changes: Any) -> Any:
-        known = {**load_preset("smoke", command), "data": str(action_data), "device": "cpu", **changes}
+        fixed = {"data": str(action_data), "device": "cpu", "threads": 1}
+        known = {**load_preset("smoke", command), **fixed, **changes}
         return build(_CONFIGS[command], {k: str(v) if isinstance(v, Path) else v for k, v in known.items()})
 
     return make

@@ -122,3 +122,18 @@ def test_every_second_view_is_known_to_normalise_and_others_raise():
     assert all(normalise(_clip(), view).shape == (2, 3, 9, 5, 6) for view in SECOND_VIEWS)
     with pytest.raises(ValueError, match="unknown view 'depth'"):
         normalise(_clip(), "depth")
+
+
+def test_every_second_view_has_the_shape_of_the_first_and_its_own_scale():
+    clip, flow = torch.rand(2, 3, 5, 4, 4), torch.rand(2, 3, 4, 4, 4)
+    for name in SECOND_VIEWS:
+        first, second = make_views(clip, name, flow)
+        assert first.shape == second.shape == (2, 3, 4, 4, 4)
+    residual, signed = (make_views(clip, name)[1] for name in ("residual", "signed_residual"))
+    assert signed.min() < 0
+    torch.testing.assert_close(signed.abs(), residual)
+
+
+def test_an_unknown_second_view_is_named():
+    with pytest.raises(ValueError, match="depth"):
+        make_views(torch.rand(1, 3, 3, 4, 4), "depth")
