@@ -5,7 +5,6 @@ flags. What the user can mend is one line on standard error and exit status 1 (2
 """
 
 import dataclasses
-import json
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -59,7 +58,7 @@ def _probe(config: ProbeConfig, _: Any) -> None:
     result = run_probe(config)
     print(f"linear probe: top-1 {result.top1:.1f} % of {result.videos} videos (chance {result.chance:.1f} %)")
     print(f"protocol:     {PROTOCOL}; {config.clips} clips, {config.view}, split {config.split}")
-    _record(config, "probe.json", dataclasses.asdict(result))
+    _record(config, "probe", dataclasses.asdict(result))
 
 
 def _retrieve(config: RetrieveConfig, _: Any) -> None:
@@ -69,7 +68,7 @@ def _retrieve(config: RetrieveConfig, _: Any) -> None:
     shown = ", ".join(f"top-{k} {value:.1f} %" for k, value in result.accuracy.items())
     print(f"retrieval: {shown} ({result.queries} queries)")
     print(f"protocol:  {PROTOCOL}; {config.clips} clips, {config.view}, split {config.split}")
-    _record(config, "retrieval.json", {str(k): v for k, v in result.accuracy.items()})
+    _record(config, "retrieve", {f"top{k}": value for k, value in result.accuracy.items()})
 
 
 def _features(config: EvalConfig, args: Any) -> None:
@@ -171,14 +170,16 @@ def _clip_flags(config: PretrainConfig) -> str:
     return f"--frames {config.frames} --stride {config.stride} --size {config.size}"
 
 
-def _record(config: ProbeConfig | RetrieveConfig, name: str, result: dict[str, Any]) -> None:
-    """Keep a result in its run folder, with the settings it was made with."""
-    if not config.out:
-        return
-    from mcn.checkpoint import write_atomically
+def _record(config: ProbeConfig | RetrieveConfig, command: str, result: dict[str, float]) -> None:
+    """Keep a result in a run folder, with the settings and versions it was made with."""
+    from mcn.run import RunFolder
 
-    text = json.dumps({"config": dataclasses.asdict(config), "result": result}, indent=2) + "\n"
-    write_atomically(Path(config.out) / name, lambda file: file.write(text.encode()))
+    run = RunFolder(config, command)
+    run.rewind_metrics(0)
+    run.log(1, **result)
+    run.write_json("result.json", result)
+    run.close()
+    print(f"run folder: {run.path}")
 
 
 def command_parser(name: str, preset: str = "") -> ArgumentParser:
@@ -241,9 +242,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mcn {name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(
-            f"mcn {name}: interrupted; the same command continues from the last checkpoint", file=sys.stderr
-        )
+        how = "the same command, with the run's folder as --out, goes on from the last checkpoint"
+        print(f"mcn {name}: interrupted; {how}", file=sys.stderr)
         return 130
 
 

@@ -169,23 +169,29 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig(RunConfig, DataConfig, NetworkConfig, LossConfig, MetaConfig, OptimConfig):
+class LoopConfig(RunConfig, DataConfig, OptimConfig):
+    """Any training run."""
+
+    augment: bool = True
+    """Random crop, flip, colour jitter and blur; off: centre crop."""
+    checkpoint_every: int = 200
+    """Steps between checkpoints (one is always written at the end)."""
+    keep: int = 2
+    """Checkpoints kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(LoopConfig, NetworkConfig, LossConfig, MetaConfig):
     """Self-supervised pre-training: contrast only, contrast + binary loss, or full MCN."""
 
     init_from: str = ""
     """Checkpoint of an earlier run to start from (row 29)."""
-    augment: bool = True
-    """Random crop, flip, colour jitter and blur; off: centre crop."""
     shuffle_views: bool = False
     """Control experiment: pair each RGB clip with another video's second view."""
     eval_every: int = 0
     """Epochs between nearest-neighbour evaluations on the test list; 0: none."""
     eval_clips: int = 2
     """Clips a video in those evaluations."""
-    checkpoint_every: int = 200
-    """Steps between checkpoints (one is always written at the end)."""
-    keep: int = 2
-    """Checkpoints kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,17 +235,11 @@ class RetrieveConfig(EvalConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(RunConfig, DataConfig, StartConfig, OptimConfig):
+class FinetuneConfig(LoopConfig, StartConfig):
     """Supervised training of a backbone (pre-trained or from scratch) and a new classifier (row 40)."""
 
     dropout: float = 0.5
     """Dropout before the classifier."""
-    augment: bool = True
-    """Random crop, flip, colour jitter and blur; off: centre crop."""
-    checkpoint_every: int = 200
-    """Steps between checkpoints."""
-    keep: int = 2
-    """Checkpoints kept."""
     batch_size: int = 72
     """Videos a batch."""
     epochs: int = 300

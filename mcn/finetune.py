@@ -5,9 +5,6 @@ testing (protocol rows 39 to 42); the last epoch counts, nothing is chosen on th
 """
 
 import dataclasses
-import math
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,18 +16,18 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from mcn.backbones import build_backbone
-from mcn.checkpoint import load_checkpoint, save_checkpoint
+from mcn.checkpoint import load_checkpoint
 from mcn.config import FinetuneConfig, build
-from mcn.data.augment import AugmentConfig, center_crop
+from mcn.data.augment import center_crop
 from mcn.data.datasets import Videos, load_videos
-from mcn.data.loader import BadVideos, Step, TestClips, TrainClips, clip_views, epoch_plan, train_steps
+from mcn.data.loader import BadVideos, Clip, TestClips, clip_views
 from mcn.data.readers import open_video
 from mcn.data.sampling import uniform_clips
 from mcn.errors import MCNError
 from mcn.features import VIEWS, load_network, one_view
-from mcn.optim import learning_rate, parameter_groups
-from mcn.pretrain import not_finite
-from mcn.run import RunFolder, choose_device, progress_bar, seed_everything, seed_for
+from mcn.loop import checked_steps, train
+from mcn.optim import check_finite, parameter_groups
+from mcn.run import RunFolder, choose_device, seed_everything, seed_for
 
 
 class Classifier(nn.Module):
@@ -57,6 +54,56 @@ class Accuracy:
     videos: int
 
 
+class Finetuning:
+    """Classifier and optimiser of a run, and the step that moves them."""
+
+    def __init__(self, config: FinetuneConfig, videos: Videos, device: torch.device) -> None:
+        self.config, self.device, self.classes = config, device, videos.classes
+        network, built = load_network(config, device)
+        self.built_with = {"name": built.backbone, "width": built.width}
+        seed_everything(seed_for(config.seed, "classifier"))
+        backbone = network.backbone(VIEWS[config.view])
+        self.model = Classifier(backbone, len(videos.classes), config.dropout).to(device).train()
+        groups = parameter_groups(self.model, config)
+        self.optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+        self.labels = torch.tensor(videos.labels, device=device)
+
+    def step(self, support: list[Clip], query: list[Clip], number: int, lr: float) -> dict[str, float]:
+        """One step of cross-entropy on ``query``; there is no support stage here."""
+        torch.manual_seed(seed_for(self.config.seed, "dropout", number))
+        second = "residual" if self.config.view == "rgb" else self.config.view
+        *views, index = clip_views(query, self.config.size, second, self.device)
+        logits = self.model(views[VIEWS[self.config.view]])
+        loss = F.cross_entropy(logits, self.labels[index])
+        self.optimizer.zero_grad()
+        loss.backward()
+        check_finite(loss, [p.grad for p in self.model.parameters() if p.grad is not None])
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        right = (logits.argmax(1) == self.labels[index]).float().mean().item()
+        return {"loss": loss.item(), "top1": 100 * right}
+
+    def watch(self, epoch: int) -> dict[str, float]:
+        """Nothing: the test list is looked at once, at the end (row 42)."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds, enough for :func:`predict` too."""
+        return {
+            "config": dataclasses.asdict(self.config),
+            "network": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "classes": list(self.classes),
+            "backbone": self.built_with,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up a saved state."""
+        self.model.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
 def finetune(config: FinetuneConfig) -> tuple[Path, Accuracy | None]:
     """Train a classifier, continuing where a run in the same folder stopped, then test it.
 
@@ -66,110 +113,14 @@ def finetune(config: FinetuneConfig) -> tuple[Path, Accuracy | None]:
     videos = load_videos(config.data, "train", config.split)
     if not videos.labels:
         raise MCNError(f"{config.data} has no labels: put the videos into one folder a class")
-    per_epoch = len(videos) // config.batch_size
-    if per_epoch == 0:
-        raise MCNError(
-            f"{len(videos)} training videos do not fill a batch: lower --batch_size {config.batch_size}"
-        )
+    checked_steps(len(videos), config.batch_size, stages=False)  # before a folder is made
     run = RunFolder(config, "finetune")
-    backbone, build_with = _backbone(config, run.device)
-    seed_everything(seed_for(config.seed, "classifier"))
-    model = Classifier(backbone, len(videos.classes), config.dropout).to(run.device).train()
-    optimizer = torch.optim.SGD(parameter_groups(model, config), lr=config.lr, momentum=config.momentum)
-    bad = BadVideos(len(videos), config.max_bad)
-    done, total = 0, per_epoch * config.epochs
-    if run.resumed is not None:
-        state = load_checkpoint(run.resumed, run.device)
-        model.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        bad.seen.update(state["bad_videos"])
-        done = int(state["step"])
-    run.rewind_metrics(done)
-    labels = torch.tensor(videos.labels, device=run.device)
-
-    with progress_bar(total, done, f"finetune {run.path.name}") as bar:
-        for step, (_, clips) in enumerate(_steps(config, videos, per_epoch, done), start=done):
-            started = time.perf_counter()
-            for clip in clips:
-                for line in bad.report(clip.bad):
-                    bar.write(line)
-            lr = learning_rate(config, step, total)
-            torch.manual_seed(seed_for(config.seed, "dropout", step))
-            second = "residual" if config.view == "rgb" else config.view
-            view1, view2, index = clip_views(clips, config.size, second, run.device)
-            logits = model((view1, view2)[VIEWS[config.view]])
-            loss = F.cross_entropy(logits, labels[index])
-            if not math.isfinite(loss.item()):
-                raise MCNError(not_finite(f"the loss is {loss.item()}", step, lr, run))
-            optimizer.zero_grad()
-            loss.backward()
-            largest = nn.utils.get_total_norm(
-                [p.grad for p in model.parameters() if p.grad is not None], norm_type=math.inf
-            ).item()
-            if not math.isfinite(largest):
-                raise MCNError(not_finite(f"the gradient is {largest}", step, lr, run))
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            optimizer.step()
-            right = (logits.argmax(1) == labels[index]).float().mean().item()
-            rate = len(clips) / (time.perf_counter() - started)
-            run.log(step + 1, epoch=step // per_epoch, lr=lr, loss=loss.item(), top1=100 * right)
-            bar.set_postfix({"loss": f"{loss.item():.2f}", "clips/s": f"{rate:.0f}"}, refresh=False)
-            bar.update()
-            if (step + 1) % config.checkpoint_every == 0 or step + 1 == total:
-                state = _state(config, step + 1, model, optimizer, bad, videos, build_with)
-                save_checkpoint(run.checkpoints, step + 1, state, config.keep)
-    if bad.seen:
-        tqdm.write(bad.summary())
-    run.close()
-    accuracy = evaluate(model, load_videos(config.data, "test", config.split), config, run.device)
+    training = Finetuning(config, videos, run.device)
+    train(training, run, videos, config)
+    accuracy = evaluate(training.model, load_videos(config.data, "test", config.split), config, run.device)
     if accuracy:
         run.write_json("test.json", dataclasses.asdict(accuracy))
     return run.path, accuracy
-
-
-def _backbone(config: FinetuneConfig, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
-    """The backbone to start from and what :func:`build_backbone` makes it with."""
-    network, built = load_network(config, device)
-    return network.backbone(VIEWS[config.view]), {"name": built.backbone, "width": built.width}
-
-
-def _steps(config: FinetuneConfig, videos: Videos, per_epoch: int, done: int) -> Iterator[Any]:
-    dataset = TrainClips(
-        videos,
-        frames=config.frames,
-        stride=config.stride,
-        reader=config.reader,
-        augment=AugmentConfig(size=config.size) if config.augment else None,
-        seed=config.seed,
-    )
-
-    def plan() -> Iterator[Step]:
-        for epoch in range(done // per_epoch, config.epochs):
-            steps = epoch_plan(len(videos), config.batch_size, epoch, config.seed, stages=False)
-            yield from steps[done % per_epoch if epoch == done // per_epoch else 0 :]
-
-    return train_steps(dataset, plan(), config.workers)
-
-
-def _state(
-    config: FinetuneConfig,
-    step: int,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    bad: BadVideos,
-    videos: Videos,
-    build_with: dict[str, Any],
-) -> dict[str, Any]:
-    return {
-        "step": step,
-        "config": dataclasses.asdict(config),
-        "network": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "bad_videos": bad.seen,
-        "classes": list(videos.classes),
-        "backbone": build_with,
-    }
 
 
 @torch.no_grad()

@@ -1,9 +1,10 @@
 """What the optimiser is told: the rate at each step, and which parameters decay."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mcn.config import OptimConfig
 
@@ -40,3 +41,12 @@ def parameter_groups(module: nn.Module, config: OptimConfig) -> list[dict[str, A
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
+
+
+def check_finite(loss: Tensor, gradients: Iterable[Tensor]) -> None:
+    """Raise ``FloatingPointError`` for a loss or gradient that is not finite, before it does harm."""
+    if not math.isfinite(loss.item()):
+        raise FloatingPointError(f"the loss is {loss.item()}")
+    largest = nn.utils.get_total_norm(gradients, norm_type=math.inf).item()
+    if not math.isfinite(largest):
+        raise FloatingPointError(f"the gradient is {largest}")

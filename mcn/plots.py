@@ -288,7 +288,7 @@ def toy_surface(
     axis.contour(x, y, z, levels=24, colors="0.45", linewidths=0.4)
     for name, point in (points or {}).items():
         axis.plot(*point, "o", color="black", markersize=5)
-        axis.annotate(name, (point[0], point[1]), textcoords="offset points", xytext=(6, 5), fontsize=10)
+        axis.annotate(name, (point[0], point[1]), textcoords="offset points", xytext=(6, -12), fontsize=10)
     for colour, (name, (start, vector)) in zip(
         _cycle(len(arrows or {})), (arrows or {}).items(), strict=True
     ):
@@ -327,7 +327,7 @@ def lines(
 
     ``levels`` draws named dashed lines across.
     """
-    figure = Picture(figsize=(6.0, 3.4), layout="constrained")
+    figure = Picture(figsize=(6.8 if len(series) > 1 else 5.6, 3.2), layout="constrained")
     axis = figure.subplots()
     marker = "o" if np.size(_array(x)) <= 12 else ""
     for colour, (name, values) in zip(_cycle(len(series)), series.items(), strict=True):
@@ -345,7 +345,7 @@ def lines(
     axis.set_ylabel(y_label)
     axis.grid(alpha=0.25)
     if len(series) > 1:
-        axis.legend(fontsize=8, framealpha=0.8, edgecolor="none")
+        axis.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     if title:
         axis.set_title(title, fontsize=10)
     return figure

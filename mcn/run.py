@@ -17,8 +17,9 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,7 @@ class RunFolder:
     """
 
     def __init__(self, config: RunConfig, command: str) -> None:
-        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-        self.path = Path(config.out or f"runs/{command}-{stamp}")
+        self.path = Path(config.out) if config.out else _new_folder(command)
         self.device = choose_device(config.device)
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -184,6 +184,17 @@ class RunFolder:
         if self._writer is not None:
             with _writing(self.path / "tensorboard"):
                 self._writer.close()
+
+
+def _new_folder(command: str) -> Path:
+    """``runs/<command>-<date>-<time>``, with a number behind for each further run of that second."""
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    for number in count(1):
+        path = Path(f"runs/{command}-{stamp}" + (f"-{number}" if number > 1 else ""))
+        with _writing(path), suppress(FileExistsError):
+            path.mkdir(parents=True)
+            break
+    return path
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from mcn.config import PretrainConfig, build, load_preset
 from mcn.data.loader import Clip, epoch_plan
 from mcn.errors import MCNError
 from mcn.losses import classification_loss, meta_loss, multiview_loss
-from mcn.pretrain import Batch, Pretraining, learning_rate, pretrain
+from mcn.optim import learning_rate
+from mcn.pretrain import Batch, Pretraining, pretrain
 from mcn.run import generator_for
 
 VIDEOS = 12
@@ -78,7 +79,7 @@ def test_a_step_is_the_formula() -> None:
     loss_q = plain_loss(naive, query, training.config, adapted)
     outer = torch.autograd.grad(loss_q, tuple(params.values()))
 
-    numbers = training.step(support, query, lr=0.1)
+    numbers = training.update(support, query, lr=0.1)
     assert numbers["support_loss"] == pytest.approx(loss_s.item(), abs=1e-9)
     assert numbers["loss"] == pytest.approx(loss_q.item(), abs=1e-9)
     for (name, p), g in zip(params.items(), outer, strict=True):
@@ -91,7 +92,7 @@ def test_reverse_and_forward_are_one_step() -> None:
     made = []
     for method in ("reverse", "forward"):
         training, support, query = prepared(method=method)
-        numbers = training.step(support, query, lr=0.05)
+        numbers = training.update(support, query, lr=0.05)
         made.append((weights(training), dict(training.network.named_buffers()), training.bank.rows, numbers))
     for name, value in made[0][0].items():
         assert torch.allclose(value, made[1][0][name], atol=1e-9, rtol=0), name
@@ -105,7 +106,7 @@ def test_exact_and_first_order_differ() -> None:
     moved = []
     for order in ("exact", "first"):
         training, support, query = prepared(order=order, **PLAIN)
-        training.step(support, query, lr=0.05)
+        training.update(support, query, lr=0.05)
         moved.append(torch.cat([w.flatten() for w in weights(training).values()]))
     assert not torch.allclose(moved[0], moved[1], atol=1e-9)
 
@@ -119,7 +120,7 @@ def test_outer_support_weight_adds_the_support_gradient() -> None:
             fresh = copy.deepcopy(training.network).train()
             plain_loss(fresh, support, training.config).backward()
             plain = {name: p.grad for name, p in fresh.named_parameters()}
-        training.step(support, query, lr=1.0)
+        training.update(support, query, lr=1.0)
         steps.append({name: before[name] - w for name, w in weights(training).items()})
     for name, gradient in plain.items():
         assert torch.allclose(steps[1][name] - steps[0][name], 0.3 * gradient, atol=1e-9, rtol=0), name
@@ -129,10 +130,25 @@ def test_inner_rate_follows_the_rate_unless_it_is_set() -> None:
     moved = {}
     for inner_lr in (None, 0.02, 0.05):
         training, support, query = prepared(inner_lr=inner_lr)
-        training.step(support, query, lr=0.02)
+        training.update(support, query, lr=0.02)
         moved[inner_lr] = torch.cat([w.flatten() for w in weights(training).values()])
     assert torch.equal(moved[None], moved[0.02])
     assert not torch.equal(moved[None], moved[0.05])
+
+
+def test_decay_may_leave_out_norms_and_biases() -> None:
+    """With rate 1 and everything else still, a step takes the decayed share of a weight away."""
+    for decay_norm in (True, False):
+        changes = {"momentum": 0.0, "weight_decay": 0.25, "decay_norm": decay_norm, "order": "none"}
+        training, _, query = prepared(**changes)
+        still = prepared(**{**changes, "weight_decay": 0.0})[0]
+        before = weights(training)
+        for one in (training, still):
+            one.update(None, query, lr=1.0)
+        for name, weight in before.items():
+            share = 0.25 if decay_norm or weight.dim() > 1 else 0.0
+            lost = weights(still)[name] - weights(training)[name]
+            assert torch.allclose(lost, share * weight, atol=1e-9), name
 
 
 @pytest.mark.parametrize(
@@ -143,12 +159,13 @@ def test_inner_rate_follows_the_rate_unless_it_is_set() -> None:
         ({"order": "exact", "outer_support_weight": 0.5}, 2),
         ({"order": "exact", "inner_steps": 3}, 2),
         ({"order": "first"}, 2),
+        ({"order": "exact", "norm_update": "query"}, 1),
         ({"order": "none"}, 1),
     ],
 )
 def test_batch_norm_counts_each_stage_once(changes: dict[str, Any], passes: int) -> None:
     training, support, query = prepared(**changes)
-    training.step(support if training.stages else None, query, lr=0.01)
+    training.update(support if training.config.order != "none" else None, query, lr=0.01)
     counts = [b for name, b in training.network.named_buffers() if name.endswith("num_batches_tracked")]
     assert len(counts) > 10  # two views, each with its own
     assert {int(count) for count in counts} == {passes}
@@ -156,12 +173,12 @@ def test_batch_norm_counts_each_stage_once(changes: dict[str, Any], passes: int)
 
 def test_a_loss_that_is_not_finite_changes_nothing() -> None:
     training, support, query = prepared()
-    training.step(support, query, lr=0.01)
-    before = copy.deepcopy(training.state(1, bad=FakeBad()))
+    training.update(support, query, lr=0.01)
+    before = copy.deepcopy(training.state())
     broken = dataclasses.replace(query, view1=query.view1 * float("nan"))
     with pytest.raises(FloatingPointError, match="loss is nan"):
-        training.step(support, broken, lr=0.01)
-    after = training.state(1, bad=FakeBad())
+        training.update(support, broken, lr=0.01)
+    after = training.state()
     for part in ("network", "bank"):
         assert all(torch.equal(after[part][name], value) for name, value in before[part].items())
     momenta = [s["optimizer"]["state"][0]["momentum_buffer"] for s in (before, after)]
@@ -180,12 +197,8 @@ def test_a_gradient_that_is_not_finite_changes_nothing(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(training, "_gradient", overflowing)
     with pytest.raises(FloatingPointError, match="gradient is inf"):
-        training.step(support, query, lr=0.01)
+        training.update(support, query, lr=0.01)
     assert all(torch.equal(weights(training)[name], value) for name, value in before.items())
-
-
-class FakeBad:
-    seen: dict[str, str] = {}  # noqa: RUF012
 
 
 METHODS: dict[str, dict[str, Any]] = {

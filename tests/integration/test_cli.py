@@ -1,0 +1,278 @@
+"""The command line: help, where settings come from, and each command on a smoke checkpoint."""
+
+import dataclasses
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mcn._torchvision import torchvision
+from mcn._version import __version__
+from mcn.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from mcn.cli import _COMMANDS, _parse, main
+from mcn.config import PretrainConfig, load_preset
+from mcn.data.datasets import load_videos
+from mcn.export import export_backbone
+from mcn.features import load_network
+from mcn.pretrain import Pretraining, pretrain
+
+COMMANDS = ("demo", "pretrain", "probe", "finetune", "retrieve", "features", "predict", "export")
+
+# What a number is counted in has to be said where it is asked for.
+UNITS = {
+    "frames": "Frames",
+    "stride": "frames",
+    "size": "pixels",
+    "batch_size": "Videos|Clips",
+    "epochs": "Passes",
+    "milestones": "shares",
+    "warmup": "Share",
+    "max_bad": "share",
+    "workers": "Processes",
+    "threads": "threads",
+    "clips": "Clips a video",
+    "eval_every": "Epochs",
+    "eval_clips": "Clips a video",
+    "checkpoint_every": "Steps",
+    "keep": "Checkpoints",
+    "fcm_group": "Videos",
+    "negatives": "each video",
+    "width": "Channels|Width",
+    "inner_steps": "steps",
+}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where runs/ goes if no --out is given
+
+
+def test_usage_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tuple(_COMMANDS) == COMMANDS
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert [name for name in COMMANDS if f"\n  {name} " in said] == list(COMMANDS)
+    assert main([]) == 2
+    capsys.readouterr()
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == __version__
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_says_defaults_and_units(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    said = capsys.readouterr().out
+    assert _COMMANDS[command].help in " ".join(said.split())
+    assert "lambda" not in said
+    blocks = [" ".join(block.split()) for block in re.split(r"\n  (?=-)", said)]
+    texts = {m[1]: block for block in blocks if (m := re.match(r"(?:-\w.*, )?--(\w+)", block))}
+    optional = {name: text for name, text in texts.items() if "required" not in text}
+    assert [n for n, text in optional.items() if "default:" not in text] == [
+        name for name in ("help", "config", "print_config") if name in optional
+    ]
+    config = _COMMANDS[command].config
+    for field in dataclasses.fields(config) if config else ():
+        default = "null" if field.default is None else str(field.default)
+        assert field.name in texts, field.name
+        assert f"default: {default}" in texts[field.name], field.name
+        assert re.search(UNITS.get(field.name, ""), texts[field.name]), field.name
+
+
+def test_every_setting_has_a_description() -> None:
+    for name, command in _COMMANDS.items():
+        if command.config is not None:
+            parser = __import__("mcn.cli", fromlist=["command_parser"]).command_parser(name)
+            silent = [a.dest for a in parser._actions if not a.help]
+            assert silent == []
+
+
+def test_flags_beat_the_config_file_beats_the_preset(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("lr: 0.5\nseed: 9\nmilestones: [0.1, 0.2]\n")
+    smoke = load_preset("smoke", "pretrain")
+    flags = [["--preset", "smoke"], ["--config", str(path)], ["--lr", "0.25"]]
+    for order in (flags, flags[::-1], [flags[2], flags[0], flags[1]]):
+        args = _parse("pretrain", [word for part in order for word in part])
+        assert (args.lr, args.seed, args.batch_size) == (0.25, 9, smoke["batch_size"])
+        assert list(args.milestones) == [0.1, 0.2]
+        assert args.dim == smoke["dim"]
+        assert args.tau == PretrainConfig().tau  # nobody speaks of it
+    assert _parse("pretrain", [f"--config={path}", "--preset=smoke"]).lr == 0.5
+    assert _parse("pretrain", ["--preset", "smoke"]).lr == smoke["lr"]
+    path.write_text("preset: smoke\nlr: 0.5\n")
+    args = _parse("pretrain", ["--config", str(path)])
+    assert (args.lr, args.dim) == (0.5, smoke["dim"])
+
+
+def test_a_preset_speaks_to_each_command() -> None:
+    for command in ("pretrain", "finetune", "probe", "retrieve", "features"):
+        folder = ["folder", "-o", "out.npz"] if command == "features" else []
+        args = _parse(command, [*folder, "--preset", "smoke"])
+        config = _COMMANDS[command].config
+        assert config is not None
+        names = {field.name for field in dataclasses.fields(config)}
+        known = {name: value for name, value in load_preset("smoke", command).items() if name in names}
+        assert {name: getattr(args, name) for name in known} == known
+
+
+def test_the_config_of_a_run_reproduces_it(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = tmp_path / "again"
+    assert main(["pretrain", "--config", str(trained / "config.yaml"), "--out", str(again)]) == 0
+    assert f"run folder: {again}" in capsys.readouterr().out
+    one, other = (load_checkpoint(run)["network"] for run in (trained, again))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    first, second = ((run / "config.yaml").read_text().splitlines() for run in (trained, again))
+    assert [line for line in first if line not in second] == [f"out: {trained}"]
+
+
+def test_what_pretrain_says_next_works(
+    action_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--preset", "smoke", "--data", str(action_data), "--threads", "1", "--epochs", "1"]
+    assert main(["pretrain", *flags]) == 0
+    said = capsys.readouterr().out
+    (run,) = (tmp_path / "runs").glob("pretrain-*")
+    assert f"run folder: {run.relative_to(tmp_path)}" in said
+    following = shlex.split(re.search(r"next: +(mcn .*)", said)[1])
+    assert following[0] == "mcn"
+    assert main([*following[1:], "--workers", "0"]) == 0
+    assert "linear probe: top-1" in capsys.readouterr().out
+
+
+def where(checkpoint: Path, data: Path) -> list[str]:
+    flags = ["--preset", "smoke", "--data", str(data), "--checkpoint", str(checkpoint)]
+    return [*flags, "--threads", "1", "--device", "cpu"]
+
+
+def test_probe_and_retrieve(trained: Path, action_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["probe", *where(trained, action_data)]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"top-1 \d+\.\d % of 8 videos \(chance 25\.0 %\)", said)
+    assert "2 clips, rgb, split 1" in said  # which protocol
+    assert main(["retrieve", *where(trained, action_data), "--top", "[1,32]"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"top-1 \d+\.\d %, top-32 100\.0 % \(8 queries\)", said)
+    assert "cosine" in said
+
+
+def test_the_run_folder_and_the_file_are_the_same_checkpoint(
+    trained: Path, action_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+    for checkpoint in (trained, find_checkpoint(trained)):
+        assert main(["retrieve", *where(checkpoint, action_data)]) == 0
+        said.append(re.sub("run folder.*", "", capsys.readouterr().out))
+    assert len(list(Path("runs").glob("retrieve-*"))) == 2  # a folder each, within a second too
+    assert said[0] == said[1]
+
+
+def test_features_come_back(
+    trained: Path, action_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "new" / "features.npz"
+    flags = ["--preset", "smoke", "--checkpoint", str(trained), "--threads", "1"]
+    assert main(["features", str(action_data), "-o", str(path), "--subset", "test", *flags]) == 0
+    assert "(8, 32)" in capsys.readouterr().out
+    videos = load_videos(action_data, "test")
+    with np.load(path, allow_pickle=False) as stored:
+        assert stored["features"].shape == (8, 32)
+        assert stored["features"].dtype == np.float32
+        assert np.isfinite(stored["features"]).all()
+        assert tuple(stored["names"]) == videos.names
+        assert tuple(stored["labels"]) == videos.labels
+        assert tuple(stored["classes"]) == videos.classes
+        of_test = dict(zip(stored["names"], stored["features"], strict=True))
+    assert main(["features", str(action_data), "-o", str(path), *flags, "--workers", "2"]) == 0
+    with np.load(path) as stored:  # all 40, by workers: the same feature for the same video
+        assert len(stored["names"]) == 40
+        assert all((of_test[n] == x).all() for n, x in zip(stored["names"], stored["features"], strict=True)
+                   if n in of_test)  # fmt: skip
+        assert sum(n in of_test for n in stored["names"]) == 8
+
+
+def test_features_of_a_flat_folder_have_no_labels(action_data: Path, tmp_path: Path) -> None:
+    flags = ["--preset", "smoke", "--threads", "1"]
+    assert main(["features", str(action_data / "videos/Bob"), "-o", str(tmp_path / "x.npz"), *flags]) == 0
+    with np.load(tmp_path / "x.npz") as stored:
+        assert set(stored.files) == {"names", "features"}
+
+
+def test_finetune_and_predict(
+    trained: Path, action_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "tuned"
+    assert main(["finetune", *where(trained, action_data), "--epochs", "1", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"top-1 \d+\.\d %, top-5 100\.0 % a video, .*\(8 videos, 2 clips each\)", said)
+    video = load_videos(action_data, "test").path(2)
+    following = shlex.split(re.search(r"next: +(mcn .*)", said)[1])
+    assert main([str(video) if word == "VIDEO" else word for word in following[1:]]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    found = [re.fullmatch(r" *(\d+\.\d) %  (\w+)", line) for line in lines]
+    assert sorted(m[2] for m in found) == sorted(load_videos(action_data, "test").classes)
+    shares = [float(m[1]) for m in found]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(100, abs=0.3)
+    assert main(["predict", str(video), "--checkpoint", str(out), "--top", "1"]) == 0
+    assert capsys.readouterr().out.splitlines() == lines[:1]
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    assert main(["predict", str(broken), "--checkpoint", str(out)]) == 1
+    assert str(broken) in capsys.readouterr().err
+
+
+def test_exported_weights_are_torchvisions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    training = Pretraining(PretrainConfig(backbone="r3d_18", dim=8, seed=3), num_videos=4)
+    with torch.no_grad():
+        for number, view in enumerate(training.network.backbones):
+            for name, buffer in view.named_buffers():
+                if name.endswith("running_mean"):
+                    buffer.fill_(0.01 * (number + 1))
+    path = save_checkpoint(tmp_path, 0, {"step": 0, "bad_videos": {}, **training.state()})
+    network = training.network.eval()
+    clip = torch.rand(1, 3, 4, 32, 32)
+    for number, view in enumerate(("rgb", "second")):
+        target = tmp_path / f"{view}.safetensors"
+        assert main(["export", str(path), "-o", str(target), "--view", view]) == 0
+        assert str(target) in capsys.readouterr().out
+        model = torchvision.models.video.r3d_18()
+        missing, unexpected = model.load_state_dict(load_file(target), strict=False)
+        assert sorted(missing) == ["fc.bias", "fc.weight"]
+        assert unexpected == []
+        model.fc = torch.nn.Identity()
+        with torch.no_grad():
+            assert torch.equal(model.eval()(clip), network.features(clip, number))
+
+
+def test_what_has_one_backbone_exports_it_for_either_view(
+    finetuned: Path, smoke_config: Callable[..., Any], tmp_path: Path
+) -> None:
+    mixed = pretrain(
+        smoke_config("pretrain", out=tmp_path / "mixed", statistics="mixed", order="none", epochs=1)
+    )
+    for run in (finetuned, mixed):
+        one, other = (load_file(export_backbone(run, tmp_path / v, v)) for v in ("rgb", "second"))
+        assert one.keys() == other.keys()
+        assert len(one) > 20
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_views_that_a_network_never_saw_are_refused(
+    trained: Path, action_data: Path, smoke_config: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    device = torch.device("cpu")
+    load_network(smoke_config("probe", checkpoint=trained, view="residual"), device)
+    assert main(["probe", *where(trained, action_data), "--view", "signed_residual"]) == 1
+    said = capsys.readouterr().err
+    assert "trained on rgb and residual" in said
+    assert "--view" in said
