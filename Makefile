@@ -56,7 +56,7 @@ data: install    ## write the built-in data set: DATA=data/synthetic
 bench: install   ## timed comparisons, as ratios (minutes)
 	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
 
-learn: install   ## does it learn? three seeds of the demo's settings against the control (about 40 minutes)
+learn: install   ## does it learn? three seeds of the demo's settings against the control (about 20 minutes)
 	$(BIN)/python -m pytest -m slow -s tests
 
 clean:           ## what builds and tests leave behind (keeps runs/ and data/)

@@ -35,10 +35,12 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        reason = (
-            error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
-        )
+        reason = getattr(error, "strerror", None) or _first_line(error)
         raise MCNError(f"cannot write {path}: {reason} (free some space or choose another --out)") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> Path:
@@ -83,7 +85,7 @@ def load_checkpoint(where: str | Path, device: str | torch.device = "cpu") -> di
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
-        raise MCNError(f"{path} is not a readable checkpoint: {str(error).splitlines()[0]}") from error
+        raise MCNError(f"{path} is not a readable checkpoint: {_first_line(error)}") from error
     if not isinstance(state, dict) or "network" not in state:
         raise MCNError(f"{path} is not a checkpoint of mcn: it has no entry 'network'")
     return state

@@ -122,12 +122,12 @@ def test_every_role_in_a_docstring_names_something_that_exists():
     for path in SOURCES:
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        scopes = [("", tree), *((n.name, n) for n in ast.walk(tree) if isinstance(n, ast.ClassDef))]
-        functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
-        for name, node in [*scopes, *(("", f) for f in functions)]:
+        classes = [f"{module}.{node.name}" for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+        documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+        for node in (node for node in ast.walk(tree) if isinstance(node, documented)):
             for target in role.findall(ast.get_docstring(node) or ""):
-                tries = (target, f"{module}.{target}", f"{module}.{name}.{target}", f"mcn.errors.{target}")
-                if not any(resolves(t) for t in tries):
+                tries = [target, *(f"{scope}.{target}" for scope in [module, "mcn.errors", *classes])]
+                if not any(map(resolves, tries)):
                     broken.append((path.name, target))
     assert not broken
 
@@ -170,3 +170,9 @@ def test_every_page_is_in_the_table_of_contents():
     toc = (ROOT / "_toc.yml").read_text()
     files = [p.relative_to(ROOT).with_suffix("").as_posix() for p in [*BOOK.rglob("*.md"), *NOTEBOOKS]]
     assert not [name for name in files if name not in toc]
+
+
+def test_every_public_module_is_in_the_api_reference():
+    shown = set(re.findall(r"automodule:: ([\w.]+)", "\n".join(text for _, text in pages())))
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in SOURCES}
+    assert shown == {name for name in names if not name.rsplit(".", 1)[-1].startswith("_")}

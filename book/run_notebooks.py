@@ -1,0 +1,117 @@
+"""Execute the chapters and store their outputs: what ``make notebooks`` runs.
+
+    MCN_PROFILE=laptop python book/run_notebooks.py              all chapters
+    python book/run_notebooks.py --stale                         only those whose code has changed
+    python book/run_notebooks.py book/fcm_pairing.ipynb          these
+
+Each notebook gets a stamp in its metadata (``mcn_fresh``): a hash over its code cells and over the
+sources of all modules of ``mcn`` that it imports, directly or through others, and the profile. A
+test compares the stamp, so committed outputs cannot silently fall behind the code.
+"""
+
+import argparse
+import ast
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+
+BOOK = Path(__file__).resolve().parent
+PACKAGE = BOOK.parent / "mcn"
+
+
+def module_file(name: str) -> Path | None:
+    """The source of a module of ``mcn``, or ``None`` for any other name."""
+    path = PACKAGE.parent.joinpath(*name.split("."))
+    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
+
+
+def imported(source: str) -> Iterator[str]:
+    """Names of ``mcn`` modules that a source may import, at any depth of its code."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "mcn":
+                yield from (".".join(parts[: i + 1]) for i in range(len(parts)))
+
+
+def sources_of(code: str) -> list[Path]:
+    """Every file of ``mcn`` that running ``code`` may import. The version alone does not count."""
+    seen: set[Path] = set()
+    waiting = [code]
+    while waiting:
+        for name in imported(waiting.pop()):
+            path = module_file(name)
+            if path and path not in seen and path.name != "_version.py":
+                seen.add(path)
+                waiting.append(path.read_text(encoding="utf-8"))
+    return sorted(seen)
+
+
+def stamp_of(notebook: Any) -> str:
+    """The hash that outputs belong to."""
+    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    digest = hashlib.sha256(json.dumps(cells).encode())
+    for path in sources_of("\n".join(cells)):
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:32]
+
+
+def is_fresh(notebook: Any) -> bool:
+    """Whether the outputs in a notebook belong to its code and to the library as it is."""
+    return notebook.metadata.get("mcn_fresh", {}).get("hash") == stamp_of(notebook)
+
+
+def execute(path: Path, profile: str) -> float:
+    """Run one notebook from a clean kernel and store it; gives the seconds it took.
+
+    Raises nbclient's error at the first cell that fails; the file is then left as it was.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    started = time.perf_counter()
+    where = {"metadata": {"path": str(BOOK)}}
+    NotebookClient(notebook, timeout=1200, coalesce_streams=True, resources=where).execute()
+    seconds = time.perf_counter() - started
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+        "mcn_fresh": {"hash": stamp_of(notebook), "profile": profile},
+    }
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)  # times of day
+    nbformat.validate(notebook)
+    nbformat.write(notebook, path)
+    return seconds
+
+
+def main() -> int:
+    """Run what the command line names."""
+    sys.path.insert(0, str(PACKAGE.parent))
+    from mcn.profiles import profile
+
+    parser = argparse.ArgumentParser(description="Execute the chapters and store their outputs.")
+    parser.add_argument("notebooks", nargs="*", type=Path, help="notebooks (default: all of the book)")
+    parser.add_argument("--stale", action="store_true", help="pass over those that are fresh")
+    arguments = parser.parse_args()
+    for path in arguments.notebooks or sorted(BOOK.glob("*.ipynb")):
+        if arguments.stale and is_fresh(nbformat.read(path, as_version=4)):
+            print(f"{path.name}: fresh")
+        else:
+            print(f"{path.name}: {execute(path, profile()):.0f} s at the {profile()} profile", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
