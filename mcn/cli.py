@@ -1,7 +1,8 @@
 """The command line: ``mcn pretrain | probe | finetune | retrieve | features | predict | export | demo``.
 
-Settings come from, in rising order: the fields' defaults, ``--preset NAME``, ``--config FILE``,
-flags. What the user can mend is one line on standard error and exit status 1 (2 for a bad flag).
+Settings come from, in rising order: the fields' defaults, ``--preset NAME``, the clips that a
+``--checkpoint`` was trained on, ``--config FILE``, flags. What the user can mend is one line on
+standard error and exit status 1 (2 for a bad flag).
 """
 
 import dataclasses
@@ -36,7 +37,7 @@ def _pretrain(config: PretrainConfig, _: Any) -> None:
 
     path = pretrain(config)
     print(f"run folder: {path}")
-    print(f"next:       mcn probe --checkpoint {path} --data {config.data} {_clip_flags(config)}")
+    print(f"next:       mcn probe --checkpoint {path} --data {config.data}")
 
 
 def _finetune(config: FinetuneConfig, _: Any) -> None:
@@ -166,10 +167,6 @@ _COMMANDS = {
 }
 
 
-def _clip_flags(config: PretrainConfig) -> str:
-    return f"--frames {config.frames} --stride {config.stride} --size {config.size}"
-
-
 def _record(config: ProbeConfig | RetrieveConfig, command: str, result: dict[str, float]) -> None:
     """Keep a result in a run folder, with the settings and versions it was made with."""
     from mcn.run import RunFolder
@@ -182,8 +179,8 @@ def _record(config: ProbeConfig | RetrieveConfig, command: str, result: dict[str
     print(f"run folder: {run.path}")
 
 
-def command_parser(name: str, preset: str = "") -> ArgumentParser:
-    """The parser of one command, its defaults taken from ``preset``."""
+def command_parser(name: str, settings: dict[str, Any] | None = None) -> ArgumentParser:
+    """The parser of one command, with other defaults where ``settings`` names its fields."""
     command = _COMMANDS[name]
     parser = ArgumentParser(prog=f"mcn {name}", description=command.help, epilog=_EPILOG, exit_on_error=False)
     for names, options in command.arguments:
@@ -194,15 +191,17 @@ def command_parser(name: str, preset: str = "") -> ArgumentParser:
             "--config", action="config", help="YAML file of settings, e.g. a run's config.yaml"
         )
         parser.add_class_arguments(command.config, as_group=True)
-        if preset:
-            fields = {field.name for field in dataclasses.fields(command.config)}
-            settings = load_preset(preset, name)
-            parser.set_defaults({key: value for key, value in settings.items() if key in fields})
+        fields = {field.name for field in dataclasses.fields(command.config)}
+        parser.set_defaults({key: value for key, value in (settings or {}).items() if key in fields})
     return parser
 
 
 def _parse(name: str, arguments: Sequence[str]) -> Any:
-    """The settings of a command line: defaults, then preset, config file and flags, wherever they stand."""
+    """The settings of a command line.
+
+    In rising order: defaults, preset, the clips a checkpoint was trained on, config file, flags,
+    wherever they stand.
+    """
     files, flags, left = [], [], iter(arguments)
     for argument in left:
         if argument == "--config":
@@ -212,9 +211,21 @@ def _parse(name: str, arguments: Sequence[str]) -> Any:
         else:
             flags.append(argument)
     args = command_parser(name).parse_args(files + flags)
-    if _COMMANDS[name].config is not None and args.preset:
-        args = command_parser(name, args.preset).parse_args(files + flags)
-    return args
+    if _COMMANDS[name].config is None:
+        return args
+    settings = load_preset(args.preset, name) if args.preset else {}
+    settings |= _trained_on(args.get("checkpoint"))
+    return command_parser(name, settings).parse_args(files + flags)
+
+
+def _trained_on(checkpoint: str | None) -> dict[str, Any]:
+    """Length, stride and size of the clips that a checkpoint's network has seen."""
+    if not checkpoint:
+        return {}
+    from mcn.checkpoint import load_checkpoint
+
+    config = load_checkpoint(checkpoint)["config"]
+    return {name: config[name] for name in ("frames", "stride", "size")}
 
 
 def _usage() -> str:

@@ -276,3 +276,13 @@ def test_views_that_a_network_never_saw_are_refused(
     said = capsys.readouterr().err
     assert "trained on rgb and residual" in said
     assert "--view" in said
+
+
+def test_an_evaluation_takes_the_clips_of_its_checkpoint_unless_told(trained: Path) -> None:
+    from mcn.cli import _parse
+
+    seen = _parse("probe", ["--preset", "laptop", "--checkpoint", str(trained)])
+    assert (seen.frames, seen.stride, seen.size) == (4, 2, 24)  # smoke's, not laptop's 8, 2, 32
+    assert seen.clips == 4  # the rest is the preset's
+    told = _parse("probe", ["--checkpoint", str(trained), "--frames", "6"])
+    assert (told.frames, told.stride, told.size) == (6, 2, 24)
