@@ -16,6 +16,8 @@ from mcn.features import features_of
 from mcn.pretrain import pretrain
 from mcn.probe import linear_probe
 
+# The preset's step sizes were chosen on seeds 0 to 2, so those are not used to prove it.
+SEEDS = (3, 4, 5)
 CONTROL = {"order": "none", "cls_weight": 0.0, "shuffle_views": True}
 
 
@@ -44,10 +46,10 @@ def compare(folder: Path, seed: int, **shorter: object) -> None:
 
 
 def test_it_learns_in_half_the_epochs(tmp_path: Path) -> None:
-    compare(tmp_path, seed=0, epochs=15)
+    compare(tmp_path, SEEDS[0], epochs=15)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_the_demo_learns_on_every_seed(tmp_path: Path, seed: int) -> None:
     compare(tmp_path, seed)
