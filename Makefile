@@ -32,6 +32,7 @@ test: install lint types unit notebooks-test   ## ruff, mypy, pytest with doctes
 
 lint: install
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet mcn data_scripts tests
 
 types: install
 	$(BIN)/mypy

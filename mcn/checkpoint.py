@@ -21,7 +21,7 @@ _NAME = re.compile(r"step_(\d{8})\.pt")
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Fill a file beside ``path``, flush it to the disk, then rename it over ``path``.
 
-    A process killed in between leaves ``path`` as it was. Raises :class:`MCNError` where the disk
+    A process killed in between leaves ``path`` as it was. Raises :class:`~mcn.errors.MCNError` where the disk
     is full or not writable; what was there before is kept.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -65,7 +65,7 @@ def _checkpoints(folder: Path) -> list[Path]:
 def find_checkpoint(where: str | Path) -> Path:
     """A checkpoint from the path of a ``.pt`` file or of a run folder (its newest).
 
-    Raises :class:`MCNError` where there is none.
+    Raises :class:`~mcn.errors.MCNError` where there is none.
     """
     path = Path(where)
     if path.is_file():
@@ -79,7 +79,7 @@ def find_checkpoint(where: str | Path) -> Path:
 def load_checkpoint(where: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     """Load a checkpoint (a file or a run folder's newest) with ``weights_only=True``.
 
-    Raises :class:`MCNError` for a file that is no checkpoint or holds more than data.
+    Raises :class:`~mcn.errors.MCNError` for a file that is no checkpoint or holds more than data.
     """
     path = find_checkpoint(where)
     try:

@@ -44,7 +44,7 @@ class RunConfig:
     """Every random draw of a run follows from this number."""
 
     def __post_init__(self) -> None:
-        """Raise :class:`MCNError` for a number that its setting cannot be."""
+        """Raise :class:`~mcn.errors.MCNError` for a number that its setting cannot be."""
         for names, holds, words in _RULES:
             for name in names.split():
                 value = getattr(self, name, None)
@@ -267,7 +267,7 @@ def presets() -> list[str]:
 def load_preset(name: str, command: str) -> dict[str, Any]:
     """The settings that preset ``name`` has for ``command`` (``pretrain``, ``probe``, ...).
 
-    A preset is a YAML file with a block ``all`` and a block a command. Raises :class:`MCNError`
+    A preset is a YAML file with a block ``all`` and a block a command. Raises :class:`~mcn.errors.MCNError`
     for an unknown name.
     """
     if name not in presets():

@@ -18,7 +18,7 @@ def export_backbone(checkpoint: str | Path, path: Path, view: str = "rgb") -> Pa
 
     ``view`` is ``"rgb"`` or ``"second"``: the weights are shared, BatchNorm's running statistics
     are the view's own. Where there is one backbone for all (fine-tuned, or mixed statistics) it is
-    that. Raises :class:`MCNError` for a
+    that. Raises :class:`~mcn.errors.MCNError` for a
     checkpoint that cannot be read or a path that cannot be written.
     """
     state = load_checkpoint(checkpoint)["network"]

@@ -38,7 +38,10 @@ class Features:
 
     @property
     def labels(self) -> Tensor:
-        """Class of each video, ``(V,)`` int64. Raises :class:`MCNError` for an unlabelled folder."""
+        """Class of each video, ``(V,)`` int64.
+
+        Raises :class:`~mcn.errors.MCNError` for an unlabelled folder.
+        """
         if not self.videos.labels:
             raise MCNError(f"{self.videos.folder} has no labels: put the videos into one folder a class")
         return torch.tensor(self.videos.labels)
@@ -52,7 +55,7 @@ class Features:
 def network_from_config(config: PretrainConfig) -> MetaContrastiveNetwork:
     """The network that a pre-training config describes, randomly initialised from its seed.
 
-    Raises :class:`MCNError` for a width that the backbone cannot have.
+    Raises :class:`~mcn.errors.MCNError` for a width that the backbone cannot have.
     """
     seed_everything(seed_for(config.seed, "weights"))
     try:
@@ -77,8 +80,8 @@ def load_network(
 ) -> tuple[MetaContrastiveNetwork, PretrainConfig]:
     """The network of a checkpoint, or an untrained one of the config's backbone, on ``device``.
 
-    Also gives the pre-training config that describes it. Raises :class:`MCNError` for a checkpoint
-    that is missing, unreadable or not of pre-training, or that has never seen the view asked for.
+    Also gives the pre-training config that describes it. Raises :class:`~mcn.errors.MCNError` for a
+    checkpoint that is missing, unreadable or not of pre-training, or that has never seen the view asked for.
     """
     if not config.checkpoint:
         untrained = PretrainConfig(backbone=config.backbone, width=config.width, seed=config.seed)

@@ -108,7 +108,7 @@ def finetune(config: FinetuneConfig) -> tuple[Path, Accuracy | None]:
     """Train a classifier, continuing where a run in the same folder stopped, then test it.
 
     Gives the run folder and the test accuracy (``None`` without a test list). Raises
-    :class:`MCNError` as :func:`mcn.pretrain.pretrain` does.
+    :class:`~mcn.errors.MCNError` as :func:`mcn.pretrain.pretrain` does.
     """
     videos = load_videos(config.data, "train", config.split)
     if not videos.labels:
@@ -165,7 +165,8 @@ def evaluate(
 def predict(video: str | Path, checkpoint: str | Path, device: str = "auto") -> list[tuple[str, float]]:
     """Classes of one video file by a fine-tuned network, most probable first, with probabilities.
 
-    Raises :class:`MCNError` for a checkpoint that is not fine-tuned or a video that cannot be read.
+    Raises :class:`~mcn.errors.MCNError` for a checkpoint that is not fine-tuned or a video that
+    cannot be read.
     """
     place = choose_device(device)
     state = load_checkpoint(checkpoint, place)

@@ -33,7 +33,7 @@ def write_flow(video: Path, folder: Path, reader: str = "auto") -> int:
 
     Image ``n`` is the flow from frame ``n - 1`` to frame ``n``; a video of N frames gives N - 1 of
     each. Pairs that are there already are not computed again, so an interrupted call goes on where
-    it stopped. Gives the number of pairs. Raises :class:`MCNError` where OpenCV's contrib modules
+    it stopped. Gives the number of pairs. Raises :class:`~mcn.errors.MCNError` where OpenCV's contrib modules
     are not installed, :class:`mcn.data.readers.VideoError` for a video that cannot be read.
     """
     try:

@@ -52,7 +52,7 @@ def train(
 
     ``stages`` gives each step a support batch beside the query batch (protocol row 20), ``redraw``
     draws the halves anew each epoch, ``flow`` names the stored flow to read. Raises
-    :class:`MCNError` for too many unreadable videos, a loss that is not finite (the last good
+    :class:`~mcn.errors.MCNError` for too many unreadable videos, a loss that is not finite (the last good
     checkpoint is kept), a full disk.
     """
     per_epoch = checked_steps(len(videos), config.batch_size, stages)
@@ -98,7 +98,7 @@ def train(
 
 
 def checked_steps(num_videos: int, batch_size: int, stages: bool) -> int:
-    """Steps an epoch. Raises :class:`MCNError` where the videos do not fill a single one."""
+    """Steps an epoch. Raises :class:`~mcn.errors.MCNError` where the videos do not fill a single one."""
     per_epoch = steps_per_epoch(num_videos, batch_size, stages)
     if per_epoch == 0:
         need = batch_size * (2 if stages else 1)

@@ -213,8 +213,8 @@ class Pretraining:
 def pretrain(config: PretrainConfig) -> Path:
     """Train as ``config`` says, continuing where a run in the same folder stopped; gives the run folder.
 
-    Raises :class:`MCNError` for what the user can mend: a wrong folder, too many unreadable videos,
-    a loss that is not finite (the last good checkpoint is kept), a full disk.
+    Raises :class:`~mcn.errors.MCNError` for what the user can mend: a wrong folder, too many
+    unreadable videos, a loss that is not finite (the last good checkpoint is kept), a full disk.
     """
     if config.batch_size < 2:
         raise MCNError(f"--batch_size {config.batch_size}: FCM compares videos, so a batch needs at least 2")

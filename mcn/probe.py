@@ -32,7 +32,7 @@ class Probe:
 def linear_probe(train: Features, test: Features, c: float = 1.0) -> Probe:
     """Fit on ``train``, score on ``test``; an unreadable test video counts as wrong.
 
-    ``c`` is scikit-learn's inverse penalty. Raises :class:`MCNError` for fewer than two classes.
+    ``c`` is scikit-learn's inverse penalty. Raises :class:`~mcn.errors.MCNError` for fewer than two classes.
     """
     x, y = train.x[train.readable].numpy(), train.labels[train.readable].numpy()
     if len(set(y)) < 2:

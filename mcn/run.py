@@ -66,7 +66,10 @@ def seed_everything(seed: int) -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` is a GPU where there is one. Raises :class:`MCNError` for a device that is not there."""
+    """``auto`` is a GPU where there is one.
+
+    Raises :class:`~mcn.errors.MCNError` for a device that is not there.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -43,7 +43,7 @@ def load_videos(root: str | Path, subset: str = "train", split: int = 1) -> Vide
     """The videos of one subset: ``"train"``, ``"test"`` or ``"all"``.
 
     Without split lists every video is in ``train`` and ``all``, and ``test`` is empty. Raises
-    :class:`MCNError` for a missing or empty folder, and for a list that names videos that are not
+    :class:`~mcn.errors.MCNError` for a missing or empty folder, and for a list that names videos that are not
     there (the first of them is named).
     """
     if not str(root):

@@ -217,8 +217,8 @@ class BadVideos:
     def report(self, bad: tuple[tuple[str, str], ...], remedy: str = "another is drawn instead") -> list[str]:
         """Take note of failures; gives a line for each video not seen before.
 
-        ``remedy`` says what is done about it. Raises :class:`MCNError` once more than ``limit`` of
-        all videos are bad.
+        ``remedy`` says what is done about it. Raises :class:`~mcn.errors.MCNError` once more than
+        ``limit`` of all videos are bad.
         """
         new = [(name, reason) for name, reason in dict(bad).items() if name not in self.seen]
         self.seen.update(new)
