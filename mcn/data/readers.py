@@ -11,8 +11,9 @@ says. Two readers give it:
     groups of pictures; those are run through from frame 0. What it gets wrong even so (transport
     streams, 10 bits, ...) is refused.
 ``auto``
-    decord where it is installed and jumps are safe, PyAV otherwise. Short AVI files lose nothing
-    by it: opening one with decord costs about as much as decoding it.
+    decord where it is installed, its jumps are safe and the file is not tiny, PyAV otherwise: to
+    open a small file with decord costs more than to decode it. Where decord gives up on a file (it
+    cannot convert some widths, 48 and 72 pixels among them), PyAV takes over.
 
 Both convert with swscale to 8-bit RGB. The libraries bundle different builds of libavcodec, whose
 MPEG-4 inverse transforms may differ by up to 2 of 255 levels in XviD files; H.264 is bit-equal. A
@@ -48,6 +49,8 @@ except (ImportError, OSError):  # no wheel for macOS, ARM or Windows
 
 #: Names of the readers that :func:`open_video` takes.
 READERS = ("auto", "decord", "pyav")
+# Frames x height x width of a file below which PyAV is faster (128 x 128: 5 seconds at 25 a second).
+_TINY = 2**21
 _IDR = re.compile(rb"\x00\x00\x01[\x05\x25\x45\x65]")  # start code, NAL unit type 5
 # PyAV before 16 has no such switch. Threads cost more than they bring at the size of our frames.
 _ONE_THREAD: dict[str, Any] = {"threads": 1} if "threads" in (VideoReformatter.reformat.__doc__ or "") else {}
@@ -181,8 +184,8 @@ def _packets(path: str, container: Any, stream: Any) -> Iterator[Any]:
 class Video:
     """An open video; made by :func:`open_video`, used in a ``with`` block."""
 
-    def __init__(self, path: str, info: VideoInfo, reader: str) -> None:
-        self.path, self.info, self.reader = path, info, reader
+    def __init__(self, path: str, info: VideoInfo, reader: str, may_change: bool = False) -> None:
+        self.path, self.info, self.reader, self._may_change = path, info, reader, may_change
         self._decord: Any = None
 
     def __len__(self) -> int:
@@ -246,6 +249,9 @@ class Video:
                 return self._decord.get_batch(wanted).asnumpy()
             return _run_through(self._decord, wanted)
         except (decord.DECORDError, StopIteration) as error:
+            if self._may_change:
+                self.reader = "pyav"
+                return self._read_pyav(wanted)
             raise VideoError(f"{self.path}: decord failed ({str(error).splitlines()[0]})") from None
 
     def close(self) -> None:
@@ -292,11 +298,13 @@ def open_video(path: str | os.PathLike[str], reader: str = "auto", info: VideoIn
     if reader == "decord" and decord is None:
         raise MCNError("reader='decord': not installed (pip install decord, or use reader='pyav')")
     info = info or probe_video(path)
-    if reader == "auto":
-        reader = "decord" if decord is not None and info.decord == "jump" else "pyav"
+    automatic = reader == "auto"
+    if automatic:
+        tiny = info.num_frames * info.height * info.width < _TINY
+        reader = "decord" if decord is not None and info.decord == "jump" and not tiny else "pyav"
     if reader == "decord" and not info.decord:
         raise VideoError(f"{os.path.abspath(path)}: decord is wrong on such files (use reader='auto')")
-    return Video(os.path.abspath(path), info, reader)
+    return Video(os.path.abspath(path), info, reader, may_change=automatic)
 
 
 def read_clip(path: str | os.PathLike[str], indices: Sequence[int], reader: str = "auto") -> np.ndarray:

@@ -35,15 +35,15 @@ KINDS: dict[str, tuple[str, str, dict[str, str]]] = {
 }
 
 
-def make_video(path: Path, codec: str = "libx264", frames: int = 50, **options: str) -> Path:
-    """A moving pattern of 96 x 64, every frame another."""
+def make_video(path: Path, codec: str = "libx264", frames: int = 50, width: int = 96, **options: str) -> Path:
+    """A moving pattern, 64 pixels high, every frame another."""
     scene = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
     scene = scene.repeat(8, 0).repeat(8, 1)
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate=25, options=options)
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = width, 64, "yuv420p"
         for t in range(frames):
-            view = np.ascontiguousarray(scene[t : t + 64, 2 * t % 96 : 2 * t % 96 + 96])
+            view = np.ascontiguousarray(scene[t : t + 64, 2 * t % 96 : 2 * t % 96 + width])
             container.mux(stream.encode(av.VideoFrame.from_ndarray(view, format="rgb24")))
         container.mux(stream.encode(None))
     return path
@@ -92,6 +92,26 @@ def test_the_last_frames_are_flushed(videos: dict[str, Path]) -> None:
     assert len(truth(videos["h264-b"])) == 50
 
 
+@pytest.fixture
+def none_is_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test files are so small that auto would leave all of them to PyAV."""
+    monkeypatch.setattr(readers, "_TINY", 0)
+
+
+def test_a_tiny_file_is_left_to_pyav(videos: dict[str, Path]) -> None:
+    assert open_video(videos["h264-b"]).reader == "pyav"
+
+
+@pytest.mark.skipif(readers.decord is None, reason="decord is not installed")
+@pytest.mark.usefixtures("none_is_tiny")
+def test_where_decord_gives_up_pyav_takes_over(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "narrow.mp4", width=48, g="12", bf="0")
+    with pytest.raises(VideoError, match="decord failed"):
+        read_clip(path, [3, 20], "decord")
+    assert (read_clip(path, [3, 20]) == truth(path)[[3, 20]]).all()
+
+
+@pytest.mark.usefixtures("none_is_tiny")
 def test_auto_keeps_decord_where_its_jumps_are_right(videos: dict[str, Path]) -> None:
     for kind, path in videos.items():
         safe = readers.decord is not None and kind in ("h264-b", "h264-mkv", "vp9")
