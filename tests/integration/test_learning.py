@@ -16,8 +16,8 @@ from mcn.features import features_of
 from mcn.pretrain import pretrain
 from mcn.probe import linear_probe
 
-# The preset's step sizes were chosen on seeds 0 to 2, so those are not used to prove it.
-SEEDS = (3, 4, 5)
+# The preset's step sizes were chosen on seeds 0 to 4, so those are not used to prove it.
+SEEDS = (5, 6, 7)
 CONTROL = {"order": "none", "cls_weight": 0.0, "shuffle_views": True}
 
 
