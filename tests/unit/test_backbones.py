@@ -12,15 +12,6 @@ TORCHVISION = ("r3d_18", "r2plus1d_18", "s3d")
 SIZES = ((16, 112), (32, 128), (64, 128))  # frames, pixels
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Threads gain nothing on tensors this small, and on busy cores they wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def _on_meta(build, *args):
     """Shapes without numbers: what is built computes nothing and takes no memory."""
     with torch.device("meta"):

@@ -19,15 +19,6 @@ METHODS = ("reverse", "forward")
 VIDEOS, ROWS, DIM = 4, 20, 8
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Threads gain nothing on tensors this small, and on busy cores they wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=generator, dtype=torch.float64)

@@ -24,15 +24,6 @@ from mcn.network import (
 from mcn.pairing import combine_features
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Threads gain nothing on tensors this small, and on busy cores they wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def _network(seed: int = 0, **options) -> MetaContrastiveNetwork:
     torch.manual_seed(seed)
     return MetaContrastiveNetwork("r3d_small", width=4, **{"dim": 8, **options}).double()
