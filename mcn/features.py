@@ -19,7 +19,7 @@ from mcn.checkpoint import load_checkpoint, write_atomically
 from mcn.config import EvalConfig, FinetuneConfig, PretrainConfig, build
 from mcn.data.augment import center_crop
 from mcn.data.datasets import Videos, load_videos
-from mcn.data.loader import BadVideos, TestClips
+from mcn.data.loader import BadVideos, TestClips, leave_interrupts
 from mcn.errors import MCNError
 from mcn.network import MetaContrastiveNetwork
 from mcn.run import choose_device, seed_everything, seed_for
@@ -124,7 +124,7 @@ def extract_features(
     was_training = network.training
     network.eval()
     dataset = TestClips(videos, frames=frames, stride=stride, clips=clips, reader=reader)
-    loader = DataLoader(dataset, batch_size=None, num_workers=workers)
+    loader = DataLoader(dataset, batch_size=None, num_workers=workers, worker_init_fn=leave_interrupts)
     bad = BadVideos(len(videos), max_bad)
     rows: list[Tensor | None] = [None] * len(videos)
     for index, raw, reason in tqdm(

@@ -20,7 +20,7 @@ from mcn.checkpoint import load_checkpoint
 from mcn.config import FinetuneConfig, build
 from mcn.data.augment import center_crop
 from mcn.data.datasets import Videos, load_videos
-from mcn.data.loader import BadVideos, Clip, TestClips, clip_views
+from mcn.data.loader import BadVideos, Clip, TestClips, clip_views, leave_interrupts
 from mcn.data.readers import open_video
 from mcn.data.sampling import uniform_clips
 from mcn.errors import MCNError
@@ -144,7 +144,7 @@ def evaluate(
     )
     bad = BadVideos(len(videos), config.max_bad)
     top1 = top5 = clip_top1 = 0.0
-    loader = DataLoader(dataset, batch_size=None, num_workers=config.workers)
+    loader = DataLoader(dataset, batch_size=None, num_workers=config.workers, worker_init_fn=leave_interrupts)
     for index, raw, reason in tqdm(loader, desc="test", unit="video", dynamic_ncols=True):
         if raw is None:
             for line in bad.report(((videos.names[index], reason),), "counted as wrong"):

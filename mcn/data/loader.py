@@ -5,6 +5,7 @@ seeded by (run seed, epoch, position). So the clips of a step do not depend on t
 and a resumed run goes on exactly where it was by starting the plan at a later step.
 """
 
+import signal
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -148,6 +149,11 @@ class TrainClips(Dataset[Clip]):
         return Clip(frames, flow, augmentation, video, bad)
 
 
+def leave_interrupts(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; only the main one answers, or each prints a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def train_steps(
     dataset: TrainClips, plan: Iterator[Step], workers: int, pin: bool = False
 ) -> Iterator[tuple[list[Clip], list[Clip]]]:
@@ -164,6 +170,7 @@ def train_steps(
         batch_sampler=batches(),
         num_workers=workers,
         collate_fn=list,
+        worker_init_fn=leave_interrupts,
         pin_memory=pin,
         prefetch_factor=2 if workers else None,
     )
