@@ -6,6 +6,7 @@ and a resumed run goes on exactly where it was by starting the plan at a later s
 """
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -150,8 +151,15 @@ class TrainClips(Dataset[Clip]):
 
 
 def leave_interrupts(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; only the main one answers, or each prints a traceback."""
+    """Ctrl-C reaches every process of a terminal; only the main one answers, in one line.
+
+    A worker whose clip is no longer fetched then meets a closed connection: nobody's news either.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    shown = sys.excepthook
+    sys.excepthook = lambda kind, error, trace: (
+        None if issubclass(kind, EOFError | ConnectionError) else shown(kind, error, trace)
+    )
 
 
 def train_steps(

@@ -406,7 +406,14 @@ def test_interrupting_says_how_to_go_on(action_data: Path, tmp_path: Path) -> No
     run = tmp_path / "run"
     flags = f"pretrain --preset smoke --data {action_data} --out {run} --epochs 1000 --workers 2 --threads 1"
     command = [sys.executable, "-m", "mcn.cli", *flags.split()]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+    # A shell's background jobs ignore Ctrl-C, and so would what they start: give it back.
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         while not latest_checkpoint(run / "checkpoints") and process.poll() is None:
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal: loader workers get it too
