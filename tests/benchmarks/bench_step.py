@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+import mcn.loop
 import mcn.pretrain
 from mcn.bank import FeatureBank, draw_negatives
 from mcn.config import PretrainConfig
@@ -66,7 +67,7 @@ def loop_share(folder: Path) -> float:
     data = write_synthetic_actions(folder / "data", SyntheticConfig(classes=4, groups=4, frames=24))
     spent = {"network": 0.0, "decode": 0.0}
     ends: list[float] = []
-    gradient, steps = mcn.pretrain.meta_gradient, mcn.pretrain.train_steps
+    gradient, steps = mcn.pretrain.meta_gradient, mcn.loop.train_steps
 
     def timed_gradient(*args: Any, **options: Any) -> Any:
         start = time.perf_counter()
@@ -88,11 +89,11 @@ def loop_share(folder: Path) -> float:
         data=str(data), out=str(folder / "run"), frames=16, size=112, batch_size=VIDEOS, epochs=2, workers=0,
         order="none", checkpoint_every=1000,
     )  # fmt: skip
-    mcn.pretrain.meta_gradient, mcn.pretrain.train_steps = timed_gradient, timed_steps
+    mcn.pretrain.meta_gradient, mcn.loop.train_steps = timed_gradient, timed_steps
     try:
         mcn.pretrain.pretrain(config)
     finally:
-        mcn.pretrain.meta_gradient, mcn.pretrain.train_steps = gradient, steps
+        mcn.pretrain.meta_gradient, mcn.loop.train_steps = gradient, steps
     total = ends[-1] - ends[0]
     return (total - spent["network"] - spent["decode"]) / total
 
