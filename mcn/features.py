@@ -12,14 +12,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from mcn.checkpoint import load_checkpoint, write_atomically
 from mcn.config import EvalConfig, FinetuneConfig, PretrainConfig, build
 from mcn.data.augment import center_crop
 from mcn.data.datasets import Videos, load_videos
-from mcn.data.loader import BadVideos, TestClips, leave_interrupts
+from mcn.data.loader import TestClips, readable_videos
 from mcn.errors import MCNError
 from mcn.network import MetaContrastiveNetwork
 from mcn.run import choose_device, seed_everything, seed_for
@@ -124,21 +122,11 @@ def extract_features(
     was_training = network.training
     network.eval()
     dataset = TestClips(videos, frames=frames, stride=stride, clips=clips, reader=reader)
-    loader = DataLoader(dataset, batch_size=None, num_workers=workers, worker_init_fn=leave_interrupts)
-    bad = BadVideos(len(videos), max_bad)
     rows: list[Tensor | None] = [None] * len(videos)
-    for index, raw, reason in tqdm(
-        loader, desc=progress, disable=not progress, unit="video", dynamic_ncols=True
-    ):
-        if raw is None:
-            for line in bad.report(((videos.names[index], reason),), "counted as wrong"):
-                tqdm.write(line)
-            continue
+    for index, raw in readable_videos(dataset, workers, max_bad, progress):
         rows[index] = torch.cat(list(_pooled(network, raw, size, view, batch_size, device))).mean(0).cpu()
     network.train(was_training)
-    if bad.seen:
-        tqdm.write(bad.summary())
-    if len(bad.seen) == len(videos):
+    if all(row is None for row in rows):
         raise MCNError(f"none of the {len(videos)} videos of {videos.folder} can be read")
     width = next(len(row) for row in rows if row is not None)
     x = torch.stack([torch.full((width,), float("nan")) if row is None else row for row in rows])

@@ -12,15 +12,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from mcn.backbones import build_backbone
 from mcn.checkpoint import load_checkpoint
 from mcn.config import FinetuneConfig, build
 from mcn.data.augment import center_crop
 from mcn.data.datasets import Videos, load_videos
-from mcn.data.loader import BadVideos, Clip, TestClips, clip_views, leave_interrupts
+from mcn.data.loader import Clip, TestClips, clip_views, readable_videos
 from mcn.data.readers import open_video
 from mcn.data.sampling import uniform_clips
 from mcn.errors import MCNError
@@ -142,22 +140,14 @@ def evaluate(
     dataset = TestClips(
         videos, frames=config.frames, stride=config.stride, clips=config.clips, reader=config.reader
     )
-    bad = BadVideos(len(videos), config.max_bad)
     top1 = top5 = clip_top1 = 0.0
-    loader = DataLoader(dataset, batch_size=None, num_workers=config.workers, worker_init_fn=leave_interrupts)
-    for index, raw, reason in tqdm(loader, desc="test", unit="video", dynamic_ncols=True):
-        if raw is None:
-            for line in bad.report(((videos.names[index], reason),), "counted as wrong"):
-                tqdm.write(line)
-            continue
+    for index, raw in readable_videos(dataset, config.workers, config.max_bad, "test"):
         each = clip_probabilities(model, raw, config.size, config.view, device)
         best = each.mean(0).argsort(descending=True)[:5].tolist()
         label = videos.labels[index]
         top1 += best[0] == label
         top5 += label in best
         clip_top1 += (each.argmax(1) == label).float().mean().item()
-    if bad.seen:
-        tqdm.write(bad.summary())
     share = 100.0 / len(videos)
     return Accuracy(top1 * share, top5 * share, clip_top1 * share, len(videos))
 

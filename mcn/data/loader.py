@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from mcn.data.augment import Augmentation, AugmentConfig, augment_batch, center_crop, draw_augmentation
 from mcn.data.datasets import Videos
@@ -273,3 +274,24 @@ class TestClips(Dataset[tuple[int, Tensor | None, str]]):
         except VideoError as error:
             return index, None, str(error)
         return index, torch.from_numpy(read).unflatten(0, (self.clips, self.frames + 1)), ""
+
+
+def readable_videos(
+    dataset: TestClips, workers: int, max_bad: float, progress: str = ""
+) -> Iterator[tuple[int, Tensor]]:
+    """Index and clips ``(clips, T + 1, H, W, 3)`` of each video that can be read.
+
+    The others are named, counted against ``max_bad`` and summed up at the end; what asks counts
+    them as wrong. ``progress`` names a bar; empty shows none.
+    """
+    bad = BadVideos(len(dataset), max_bad)
+    loader = DataLoader(dataset, batch_size=None, num_workers=workers, worker_init_fn=leave_interrupts)
+    bar = tqdm(loader, desc=progress, disable=not progress, unit="video", dynamic_ncols=True)
+    for index, raw, reason in bar:
+        if raw is None:
+            for line in bad.report(((dataset.videos.names[index], reason),), "counted as wrong"):
+                tqdm.write(line)
+            continue
+        yield index, raw
+    if bad.seen:
+        tqdm.write(bad.summary())
