@@ -4,43 +4,16 @@ A checkpoint is one ``.pt`` file of tensors, numbers and strings, so that ``torc
 with ``weights_only=True``.
 """
 
-import os
 import re
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 from mcn.errors import MCNError
+from mcn.files import first_line, write_atomically
 
 _NAME = re.compile(r"step_(\d{8})\.pt")
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Fill a file beside ``path``, flush it to the disk, then rename it over ``path``.
-
-    A process killed in between leaves ``path`` as it was. Raises :class:`~mcn.errors.MCNError` where the disk
-    is full or not writable; what was there before is kept.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or _first_line(error)
-        raise MCNError(f"cannot write {path}: {reason} (free some space or choose another --out)") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> Path:
@@ -85,7 +58,7 @@ def load_checkpoint(where: str | Path, device: str | torch.device = "cpu") -> di
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
-        raise MCNError(f"{path} is not a readable checkpoint: {_first_line(error)}") from error
+        raise MCNError(f"{path} is not a readable checkpoint: {first_line(error)}") from error
     if not isinstance(state, dict) or "network" not in state:
         raise MCNError(f"{path} is not a checkpoint of mcn: it has no entry 'network'")
     return state

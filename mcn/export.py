@@ -8,7 +8,8 @@ from pathlib import Path
 
 from safetensors.torch import save
 
-from mcn.checkpoint import load_checkpoint, write_atomically
+from mcn.checkpoint import load_checkpoint
+from mcn.files import write_atomically
 
 _VIEWS = {"rgb": 0, "second": 1}
 

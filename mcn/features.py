@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mcn.checkpoint import load_checkpoint, write_atomically
+from mcn.checkpoint import load_checkpoint
 from mcn.config import EvalConfig, FinetuneConfig, PretrainConfig, build
 from mcn.data.augment import center_crop
 from mcn.data.datasets import Videos, load_videos
 from mcn.data.loader import TestClips, readable_videos
 from mcn.errors import MCNError
+from mcn.files import write_atomically
 from mcn.network import MetaContrastiveNetwork
 from mcn.run import choose_device, seed_everything, seed_for
 from mcn.views import make_views

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mcn.checkpoint import write_atomically
 from mcn.data.readers import open_video
 from mcn.errors import MCNError
+from mcn.files import write_atomically
 
 #: Motion, in pixels a frame, that the ends of the 8-bit scale stand for.
 BOUND = 20.0

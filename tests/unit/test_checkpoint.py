@@ -13,9 +13,9 @@ from mcn.checkpoint import (
     latest_checkpoint,
     load_checkpoint,
     save_checkpoint,
-    write_atomically,
 )
 from mcn.errors import MCNError
+from mcn.files import write_atomically
 
 STATE = {"network": {"w": torch.arange(3.0)}, "step": 7, "config": {"milestones": (0.5, 0.7), "width": None}}
 

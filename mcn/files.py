@@ -1,0 +1,35 @@
+"""Files that are written whole or not at all, whoever is killed when."""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from mcn.errors import MCNError
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Fill a file beside ``path``, flush it to the disk, then rename it over ``path``.
+
+    A process killed in between leaves ``path`` as it was. Raises :class:`~mcn.errors.MCNError` where the disk
+    is full or not writable; what was there before is kept.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise MCNError(f"cannot write {path}: {reason} (free some space or choose another --out)") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its type where it says nothing."""
+    return (str(error) or type(error).__name__).splitlines()[0]
