@@ -101,10 +101,11 @@ def probe(path: str, *, tick: Tick = nothing) -> VideoInfo:
     plain = in_order = True
     packets, damage = 0, ""
     with opened(path) as (container, stream):
+        missing = bytes_missing(path)
         coder = stream.codec_context
         fps, declared = float(stream.average_rate or 0), stream.frames
         try:
-            for packet in packets_of(container, stream):
+            for packet in packets_of(container, stream, cut=missing > 0):
                 if packet.is_keyframe:
                     keys.append((packets, packet.pts, stands_alone(coder, packet)))
                 packets += packet.size > 0
@@ -121,24 +122,24 @@ def probe(path: str, *, tick: Tick = nothing) -> VideoInfo:
         formats, codec = container.format.name, coder.name
     if not times:
         raise VideoError(f"{path}: no frame could be decoded ({damage or 'fetch the file again'})")
-    damage = damage or _gaps(path, packets, len(times), declared if "mp4" in formats else 0)
+    if missing:
+        damage = damage or f"cut short: {missing} bytes are missing at its end"
+    damage = damage or _gaps(packets, len(times), declared if "mp4" in formats else 0)
     if damage:  # nothing but the way that has just been gone is safe
         return VideoInfo(len(times), fps, *shapes[0], decord="", damage=damage)
     known = [time for time in times if time is not None]
     rising = len(known) == len(times) and all(a < b for a, b in pairwise(known))
     frame_at = {time: index for index, time in enumerate(known)} if rising and in_order else {}
     restarts = tuple((number, frame_at[time]) for number, time, alone in keys if alone and time in frame_at)
-    plain = plain and len(set(shapes)) == 1
+    # decord's colours are off at the edge of odd sizes.
+    plain = plain and len(set(shapes)) == 1 and not any(side % 2 for side in shapes[0])
     closed = rising and all(alone for *_, alone in keys) and (in_order or codec == "h264")
     way = _decord_way(formats, closed) if plain else ""
     return VideoInfo(len(times), fps, *shapes[0], decord=way, restarts=restarts)
 
 
-def _gaps(path: str, packets: int, frames: int, declared: int) -> str:
+def _gaps(packets: int, frames: int, declared: int) -> str:
     """What is missing from a file that decoded without an error, in words; empty for nothing."""
-    missing = bytes_missing(path)
-    if missing:
-        return f"cut short: {missing} bytes are missing at its end"
     if packets < declared:
         return f"cut short: {packets} of {declared} packets are there"
     if packets - frames > _MISSING_PACKETS:
@@ -177,12 +178,22 @@ class _CutShort(ValueError):
     """A packet that the end of the file cuts."""
 
 
-def packets_of(container: Any, stream: Any) -> Iterator[Any]:
-    """Packets of the stream in file order; the last, empty one flushes the decoder."""
+def packets_of(container: Any, stream: Any, cut: bool = False) -> Iterator[Any]:
+    """Packets of the stream in file order; the last, empty one flushes the decoder.
+
+    Of a file that is cut short the last packet may be a part of one, and what comes after it is not
+    known: both are left out.
+    """
+    before = None
     for packet in container.demux(stream):
-        if packet.is_corrupt:  # so the demuxer marks it
+        if packet.is_corrupt:  # so the demuxer marks it, if it knows
             raise _CutShort("the file ends inside it")
-        yield packet
+        if not cut:
+            yield packet
+        elif packet.size:
+            if before is not None:
+                yield before
+            before = packet
 
 
 def distinct(path: str, indices: Sequence[int], num_frames: int) -> list[int]:
