@@ -16,6 +16,7 @@ from mcn.errors import MCNError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _AHEAD = 4  # tasks that a cluster is given a thread, so that none waits for us
+_PATIENCE = 20.0  # seconds in which a scheduler must answer
 
 
 def usable_cores() -> int:
@@ -107,7 +108,7 @@ def _on_cluster(
     except ImportError:
         raise MCNError(f"{where} needs dask.distributed: pip install 'mcn[cluster]'") from None
     try:
-        client = distributed.Client(address, timeout=20)
+        client = distributed.Client(address, timeout=_PATIENCE)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise MCNError(f"{where}: no scheduler there ({reason}; start one: dask scheduler)") from None
