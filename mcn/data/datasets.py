@@ -1,119 +1,172 @@
 """Which videos: a folder and its split lists -> paths and labels.
 
-Recognised: class folders (at the top, or under ``videos/`` or ``UCF-101/``) with UCF101's lists
-(``trainlist01.txt``, ``testlist01.txt``, ``classInd.txt``) in ``splits/`` or ``ucfTrainTestlist/``;
-class folders without lists; a flat folder of videos without labels.
+Recognised as they lie on the disk, the videos' folder compared without case:
+
+UCF101
+    class folders in ``UCF-101/``, ``videos/`` or at the top; lists (``trainlist01.txt``, ``testlist01.txt``,
+    ``classInd.txt``) in ``ucfTrainTestlist/``, ``splits/``, ``annotations/`` or at the top.
+HMDB51
+    class folders in ``hmdb51/``, ``hmdb51_org/``, ``videos/`` or at the top; the 153 lists in
+    ``testTrainMulti_7030_splits/``, ``test_train_splits/`` or one of those above.
+Kinetics-400
+    ``train/`` and ``val/`` (``videos_train/``, ``train_256/``, ...) with class folders or without, or class
+    folders only; csv files (``annotations/train.csv``), MMAction2's ``kinetics400_train_list_videos.txt``,
+    or no lists. ``val`` serves as ``test``. Listed videos that are not there are left out and counted.
+any folder
+    ``train/`` and ``test/`` folders of classes; class folders; a flat folder of videos without labels.
+prepared data
+    what data preparation made of one of these; names, labels and classes are those of its source.
+
+A name in a list may differ from the file's in case or suffix: ``names`` are the lists', ``files`` the disk's.
+Where there are several folders of videos or lists one is used, of lists ``splits/`` before the others, and
+:attr:`Videos.layout` names those that are not.
 """
 
-import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+from mcn.data.index import VideoIndex
+from mcn.data.layouts import EXTENSIONS, VIDEO_FOLDERS, Layout, recognise
+from mcn.data.manifest import SETTINGS, Entry, read_manifest
+from mcn.data.prepared import open_prepared
+from mcn.data.safe import OpenVideo, open_safely
+from mcn.data.splits import BENCHMARKS, benchmark
+from mcn.data.subsets import Selection, looks_like_kinetics, select
+from mcn.data.supervise import TIMEOUT
 from mcn.errors import MCNError
 
-EXTENSIONS = (".avi", ".mp4", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v")
-_VIDEO_FOLDERS = ("videos", "UCF-101")
-_LIST_FOLDERS = ("splits", "ucfTrainTestlist")
+__all__ = ["EXTENSIONS", "Videos", "describe", "load_videos"]
 
 
 @dataclass(frozen=True)
 class Videos:
-    """A list of videos: ``names`` relative to ``folder``, labels (empty: unlabelled) and class names."""
+    """A list of videos.
+
+    ``names`` are what lists and results call them, relative to the folder of the videos; ``files`` are
+    their paths relative to ``folder`` (empty: the names are); ``labels`` (empty: unlabelled) count from 0 in
+    the order of ``classes``; ``layout`` is a line that says what was recognised; ``home`` is the data
+    set's folder (None: follows from ``folder``).
+    """
 
     folder: Path
     names: tuple[str, ...]
     labels: tuple[int, ...] = ()
     classes: tuple[str, ...] = ()
     layout: str = ""
+    files: tuple[str, ...] = ()
+    home: Path | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
     def path(self, index: int) -> Path:
         """Path of video ``index``."""
-        return self.folder / self.names[index]
+        return self.folder / (self.files or self.names)[index]
+
+    def open(self, index: int, reader: str = "auto", timeout: float = TIMEOUT) -> OpenVideo:
+        """Open video ``index`` for reading by frame, in a ``with`` block.
+
+        Prepared data is checked as it is read. Other files are decoded in a supervised child, silent for
+        ``timeout`` seconds at most, and what is found out about them is kept in the data set's index.
+        Raises :class:`~mcn.data.videoinfo.VideoError` for a video that cannot be read.
+        """
+        if self._prepared:
+            return open_prepared(self._prepared[self.names[index]], self.root)
+        file = (self.files or self.names)[index]
+        return open_safely(self.path(index), reader, index=self._index, name=file, timeout=timeout)
+
+    @cached_property
+    def _index(self) -> VideoIndex:
+        return VideoIndex(self.root)
+
+    @cached_property
+    def _prepared(self) -> dict[str, Entry]:
+        """The manifest's lines, of prepared data."""
+        return read_manifest(self.root) if (self.root / SETTINGS).exists() else {}
 
     @property
     def root(self) -> Path:
-        """The data set's folder: the one above ``videos/`` or ``UCF-101/``, else the folder itself."""
-        return self.folder.parent if self.folder.name in _VIDEO_FOLDERS else self.folder
+        """The data set's folder: the one above ``videos/``, ``UCF-101/`` and the like, or ``folder``."""
+        if self.home is not None:
+            return self.home
+        return self.folder.parent if self.folder.name.lower() in VIDEO_FOLDERS else self.folder
 
 
 def load_videos(root: str | Path, subset: str = "train", split: int = 1) -> Videos:
     """The videos of one subset: ``"train"``, ``"test"`` or ``"all"``.
 
-    Without split lists every video is in ``train`` and ``all``, and ``test`` is empty. Raises
-    :class:`~mcn.errors.MCNError` for a missing or empty folder, and for a list that names videos that are not
-    there (the first of them is named).
+    Without lists or folders for its parts every video is in ``train`` and ``all``, and ``test`` is empty.
+    Raises :class:`~mcn.errors.MCNError` for a missing or empty folder, and for a list of which most videos
+    are not there (the first of them is named).
+
+    >>> load_videos("no/such/folder")
+    Traceback (most recent call last):
+    ...
+    mcn.errors.MCNError: no such folder: no/such/folder (--data takes the folder of a data set)
     """
-    if not str(root):
-        raise MCNError(
-            "no data set given: add --data FOLDER (make data writes the built-in one to data/synthetic)"
-        )
-    root = Path(root)
-    if not root.is_dir():
-        raise MCNError(f"no such folder: {root} (--data takes the folder of a data set)")
-    folder = next((root / name for name in _VIDEO_FOLDERS if (root / name).is_dir()), root)
-    lists = next((root / name for name in _LIST_FOLDERS if (root / name).is_dir()), None)
-    if lists is None or subset == "all":
-        return _from_folder(folder, with_lists=lists is not None, empty=lists is None and subset == "test")
-    return _from_list(folder, lists, subset, split)
-
-
-def _from_folder(folder: Path, with_lists: bool, empty: bool) -> Videos:
-    found = sorted(
-        p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".")
+    layout = recognise(root)
+    chosen = select(layout, subset, split)
+    lost = ""
+    if missing := chosen.missing:
+        # A few lost files are a matter for the loader, which counts them; a wrong folder is an error.
+        few_are_usual = layout.kind == "kinetics"
+        limit = len(chosen.names) - 1 if few_are_usual else len(chosen.names) // 2
+        if len(missing) > limit:
+            raise MCNError(
+                f"{chosen.source} names {len(chosen.names)} videos, {len(missing)} are not in "
+                f"{layout.folder} (first: {missing[0]}): is --data the right folder?"
+            )
+        if few_are_usual:  # YouTube loses them, nobody has them all
+            lost = f"{len(missing):,} of {len(chosen.names):,} listed are not on disk and left out"
+            chosen = chosen.present()
+    line = describe(layout, chosen, subset, split, lost)
+    # A listed video that is not there keeps its name, which the loader will say.
+    files = tuple(
+        name if found is None else layout.files[found]
+        for name, found in zip(chosen.names, chosen.found, strict=True)
     )
-    if not found:
-        raise MCNError(f"no videos in {folder}: looked for {', '.join(EXTENSIONS)} in it and its subfolders")
-    names = [str(path.relative_to(folder)) for path in found]
-    parents = [path.parent.name if path.parent != folder else "" for path in found]
-    classes = tuple(sorted(set(parents)))
-    layout = "class folders" if all(parents) else "flat folder, no labels"
-    layout += " with split lists" if with_lists else ", no split lists"
-    if empty:
-        return Videos(folder, (), (), classes if all(parents) else (), layout)
-    labels = tuple(classes.index(parent) for parent in parents) if all(parents) else ()
-    return Videos(folder, tuple(names), labels, classes if labels else (), layout)
+    different = () if files == chosen.names else files
+    home = layout.root
+    return Videos(layout.folder, chosen.names, chosen.labels, chosen.classes, line, different, home)
 
 
-def _from_list(folder: Path, lists: Path, subset: str, split: int) -> Videos:
-    path = lists / f"{subset}list{split:02d}.txt"
-    if not path.is_file():
-        raise MCNError(f"no such list: {path} (a data set with {lists.name}/ has one a subset and split)")
-    names = _names(path)
-    if not names:
-        raise MCNError(f"{path} is empty: it should name one video a line")
-    index = lists / "classInd.txt"
-    if index.is_file():
-        classes = tuple(
-            line.split(maxsplit=1)[-1].strip() for line in index.read_text().splitlines() if line.strip()
-        )
-    else:  # from all lists of the split: a class may be in only one of them
-        known = [name for other in lists.glob(f"*list{split:02d}.txt") for name in _names(other)]
-        classes = tuple(sorted({name.split("/")[0] for name in known}))
-    missing = [name for name in names if not (folder / name).exists()]
-    # A few lost files are a matter for the loader, which counts them; a wrong folder is an error.
-    if len(missing) > len(names) // 2:
-        raise MCNError(
-            f"{path} names {len(names)} videos, {len(missing)} are not in {folder} (first: {missing[0]}): "
-            "is --data the right folder?"
-        )
-    return Videos(
-        folder, tuple(names), tuple(_label(name, classes, path) for name in names), classes, "UCF101 lists"
-    )
+def describe(layout: Layout, chosen: Selection, subset: str, split: int, lost: str = "") -> str:
+    """What was recognised, in a line; ``lost`` is added to it."""
+    notes = []
+    if layout.kind in ("ucf101", "hmdb51") and subset != "all":
+        notes.append(f"split {split}")
+    if chosen.part not in ("", subset):
+        notes.append(f"{chosen.part} serves as {subset}")
+    notes += [lost] if lost else []
+    notes += [f"not used: {', '.join(layout.unused)}"] if layout.unused else []
+    if layout.kind == "folder" and not layout.parts:
+        kind = "class folders" if chosen.classes else "flat folder, no labels"
+        line = f"{kind}, no split lists"
+    else:
+        line = f"{_title(layout, chosen.classes)}: {_place(layout, chosen)}, {_lists(layout)}"
+    if layout.prepared:
+        line = f"{line}, prepared"
+    return f"{line} ({'; '.join(notes)})" if notes else line
 
 
-def _names(path: Path) -> list[str]:
-    """The videos of a list, one a line, with or without a class number behind; names may have spaces."""
-    lines = [line.strip() for line in path.read_text().splitlines()]
-    return [re.sub(r"\s+\d+$", "", line) for line in lines if line]
+def _title(layout: Layout, classes: tuple[str, ...]) -> str:
+    kind = "kinetics" if looks_like_kinetics(layout) else layout.kind
+    if known := benchmark(kind, classes):
+        return known.title
+    number = f"{len(classes)} class{'es' * (len(classes) > 1)}" if classes else "no labels"
+    return f"layout of {BENCHMARKS[kind].title}, {number}" if kind in BENCHMARKS else f"folders, {number}"
 
 
-def _label(name: str, classes: tuple[str, ...], path: Path) -> int:
-    # The official lists say HandstandPushups/v_HandStandPushups_*: compare without case.
-    lower = [c.lower() for c in classes]
-    parent = name.split("/")[0].lower()
-    if parent not in lower:
-        raise MCNError(f"{path}: class {name.split('/')[0]!r} of {name} is not in classInd.txt")
-    return lower.index(parent)
+def _place(layout: Layout, chosen: Selection) -> str:
+    inside = "" if layout.folder == layout.root else f"{layout.folder.name}/"
+    parts = [layout.parts[chosen.part]] if chosen.part in layout.parts else sorted(layout.parts.values())
+    places = [f"{inside}{part}/" for part in parts] or [inside or "folders at the top"]
+    return f"videos in {' and '.join(places)}"
+
+
+def _lists(layout: Layout) -> str:
+    if not layout.lists:
+        return "no split lists"
+    folder = layout.list_folder.relative_to(layout.root).as_posix()
+    return "lists at the top" if folder == "." else f"lists in {folder}/"
