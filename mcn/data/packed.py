@@ -15,7 +15,7 @@ from typing import IO, Any
 import av
 import numpy as np
 
-from mcn.data._prepared import MEND, Prepared
+from mcn.data._prepared import MEND, Prepared, plane_of
 from mcn.data.manifest import Entry, checksum
 from mcn.data.videoinfo import VideoError
 
@@ -31,10 +31,7 @@ def frame_bytes(height: int, width: int) -> int:
 
 def planes_of(frame: Any) -> bytes:
     """The planes of a ``yuv420p`` frame without the padding of their lines."""
-    return b"".join(
-        np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width].tobytes()
-        for plane in frame.planes
-    )
+    return b"".join(plane_of(frame, number).tobytes() for number in range(3))
 
 
 def write_frames(file: IO[bytes], frames: Iterable[Any]) -> str:
@@ -58,11 +55,15 @@ class PackedVideo(Prepared):
         self._table = b""
 
     def _pick(self, wanted: Iterable[int]) -> Iterator[Any]:
-        height, width = self.entry.height, self.entry.width
+        # One frame, filled again and again: whoever takes it is done with it before the next is asked for.
+        frame = av.VideoFrame(self.entry.width, self.entry.height, "yuv420p")
+        frame.colorspace, frame.color_range = self.entry.matrix, self.entry.levels
+        planes = [plane_of(frame, number) for number in range(3)]
         for index in wanted:
-            planes = np.frombuffer(self._planes(index), np.uint8).reshape(height * 3 // 2, width)
-            frame = av.VideoFrame.from_ndarray(planes, "yuv420p")
-            frame.colorspace, frame.color_range = self.entry.matrix, self.entry.levels
+            data, start = np.frombuffer(self._planes(index), np.uint8), 0
+            for plane in planes:
+                plane[...] = data[start : start + plane.size].reshape(plane.shape)
+                start += plane.size
             yield frame
 
     def everything(self) -> Iterator[Any]:

@@ -19,7 +19,7 @@ import numpy as np
 from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
-from mcn.data._prepared import Prepared
+from mcn.data._prepared import Prepared, plane_of
 from mcn.data.manifest import Entry, checksums_of
 from mcn.data.packed import PackedVideo, frame_bytes, write_frames
 from mcn.data.prepared import GOP, PreparedVideo, even_rate
@@ -166,9 +166,7 @@ class _Seen:
 
 def _brightness(frame: Any) -> np.ndarray:
     """Mean luma of the quarters of a frame, ``float32 (4,)``."""
-    plane = frame.planes[0]
-    luma = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: frame.height, : frame.width]
-    halves = np.array_split(luma, 2)
+    halves = np.array_split(plane_of(frame, 0), 2)
     return np.array([part.mean() for half in halves for part in np.array_split(half, 2, axis=1)], np.float32)
 
 
