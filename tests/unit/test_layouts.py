@@ -106,7 +106,24 @@ def test_hmdb51_official(tmp_path: Path) -> None:
     assert every.classes == train.classes
 
 
-@official
+@pytest.mark.parametrize(
+    "lists", ["annotations", ".", "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist", "splits"]
+)
+@pytest.mark.parametrize("videos", ["UCF-101", "ucf101", "videos", "."])
+def test_ucf101_lists_elsewhere(videos: str, lists: str, tmp_path: Path) -> None:
+    touch(tmp_path / videos, "Archery/1.avi", "Bowling/2.avi", "Bowling/3.avi")
+    write(tmp_path / lists / "classInd.txt", "1 Archery", "2 Bowling")
+    write(tmp_path / lists / "trainlist01.txt", "Bowling/2.avi 2", "Archery/1.avi 1")
+    write(tmp_path / lists / "testlist01.txt", "Bowling/3.avi")
+    train, test = load_videos(tmp_path, "train"), load_videos(tmp_path, "test")
+    assert (train.names, train.labels) == (("Bowling/2.avi", "Archery/1.avi"), (1, 0))
+    assert (test.names, test.labels) == (("Bowling/3.avi",), (1,))
+    assert train.root == tmp_path
+    assert load_videos(tmp_path, "all").names == ("Archery/1.avi", "Bowling/2.avi", "Bowling/3.avi")
+    place = "lists at the top" if lists == "." else f"lists in {lists}/"
+    assert train.layout.endswith(f"{place} (split 1)")
+
+
 def test_the_root_of_hmdb51_may_be_called_like_its_videos(tmp_path: Path) -> None:
     """Its flow belongs into it, not beside it."""
     root = hmdb(tmp_path / "hmdb51", ".", "splits")
