@@ -18,7 +18,7 @@ MEND = "copy the file again, or run prepare again, which mends it"
 
 
 def plane_of(frame: Any, number: int, pixel: int = 1) -> np.ndarray:
-    """The pixels of a frame's plane, ``uint8 (rows, pixel * columns)``: its own memory, without the padding."""
+    """Pixels of a plane of a frame, ``uint8 (rows, pixel * columns)``: its own memory, without padding."""
     plane = frame.planes[number]
     lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
     return lines[: plane.height, : pixel * plane.width]
