@@ -169,9 +169,9 @@ def test_unpacked_as_packed(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["rar4", "rar5"])
 def test_rar_unpacked_as_packed(kind: str, tool: str, tmp_path: Path) -> None:
     # unar takes other archives in the folder for volumes of this one (RAR 5): there are some.
-    for name in ("a.rar", "other.rar"):
+    for name in ("-odd 'name1.rar", "-odd 'name3.rar"):
         put(tmp_path / "in", name, WRITERS[kind]({"other": b"other"}))
-    archive = put(tmp_path / "in", "-odd 'name.rar", WRITERS[kind](SAMPLE))
+    archive = put(tmp_path / "in", "-odd 'name2.rar", WRITERS[kind](SAMPLE))
     extract(archive, tmp_path / "out", progress=False)
     assert tree(tmp_path / "out") == files(SAMPLE)
     assert len(list((tmp_path / "out").iterdir())) == 2

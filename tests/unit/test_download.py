@@ -47,6 +47,7 @@ class Site:
     head: int = 200
     pause: float = 0.0  # seconds after each 10 000 bytes
     asked: list[tuple[str, str, str]] = field(default_factory=list)
+    conditions: list[str] = field(default_factory=list)  # of the ranges asked for
     url: str = ""
 
     @property
@@ -75,6 +76,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(status, {"Content-Length": "0", **headers})
         headers = {"Content-Type": site.kind, "ETag": site.etag, "Last-Modified": site.date}
         status, begin, body = 200, 0, site.body
+        site.conditions += [self.headers.get("If-Range", "")] if wanted else []
         valid = self.headers.get("If-Range", "") in ("", site.etag, site.date)
         if wanted and site.ranges and valid:
             begin = int(wanted.removeprefix("bytes=").rstrip("-"))
@@ -178,6 +180,7 @@ def test_a_cut_connection_is_continued(tag: str, serve: Callable[..., Site], tmp
     site.date = "" if tag == "nothing" else site.date
     assert get(site, tmp_path).read_bytes() == BODY
     assert site.gets == ["", "bytes=150000-", "bytes=250000-"]
+    assert site.conditions == [{"etag": '"one"', "date": site.date, "nothing": ""}[tag]] * 2
     assert names(tmp_path) == WHOLE
 
 
@@ -226,6 +229,14 @@ def test_a_part_longer_than_the_file_starts_anew(serve: Callable[..., Site], tmp
     note = tmp_path / "clips.rar.partial.json"
     note.write_text(note.read_text().replace('\\"one\\"', ""))
     assert get(site, tmp_path).read_bytes() == BODY[:1000]  # 416, then all
+
+
+def test_a_part_from_another_address_is_not_continued(serve: Callable[..., Site], tmp_path: Path) -> None:
+    with pytest.raises(MCNError, match="further tries"):
+        get(serve(body=OTHER, cuts=[100_000, 0, 0, 0, 0]), tmp_path)
+    site = serve()
+    assert get(site, tmp_path).read_bytes() == BODY
+    assert site.gets == [""]
 
 
 @pytest.mark.parametrize("note", [None, b"", b"{", b"[1]", b'{"colour": 1}'])
@@ -424,12 +435,14 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_untrusted_certificate_is_refused(
-    certificate: Path, serve: Callable[..., Site], tmp_path: Path
+    certificate: Path, serve: Callable[..., Site], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = serve(certificate)
     pattern = r"certificate is not trusted \(self.signed certificate\).*--ca-bundle FILE.*get --from FOLDER"
-    with pytest.raises(MCNError, match=pattern) as refused:
-        get(site, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "sleep", lambda _: pytest.fail("asked again"))
+        with pytest.raises(MCNError, match=pattern) as refused:
+            get(site, tmp_path)
     assert "\n" not in str(refused.value)
     assert site.asked == []
     assert get(site, tmp_path, ca_bundle=certificate.with_name("cert.pem")).read_bytes() == BODY
