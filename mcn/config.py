@@ -24,7 +24,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("lr momentum weight_decay", lambda v: v >= 0, "at least 0"),
     ("max_bad cls_weight dropout warmup", lambda v: 0 <= v <= 1, "from 0 to 1"),
     ("bank_momentum", lambda v: 0 <= v < 1, "from 0 to below 1"),
-    ("tau c", lambda v: v > 0, "above 0"),
+    ("tau c read_timeout", lambda v: v > 0, "above 0"),
     ("fcm_group", lambda v: v >= 2, "at least 2"),
     ("top", lambda v: bool(v) and min(v) >= 1, "whole numbers of at least 1, such as [1,5]"),
 )  # fmt: skip
@@ -72,6 +72,8 @@ class DataConfig:
     """Processes that decode videos; 0 decodes in the main process."""
     max_bad: float = 0.05
     """Largest share of videos that may turn out unreadable before the run stops."""
+    read_timeout: float = 60.0
+    """Seconds without a sign of life from a decoder after which a file counts as unreadable."""
 
 
 @dataclass(frozen=True, kw_only=True)

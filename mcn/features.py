@@ -18,6 +18,7 @@ from mcn.config import EvalConfig, FinetuneConfig, PretrainConfig, build
 from mcn.data.augment import center_crop
 from mcn.data.datasets import Videos, load_videos
 from mcn.data.loader import TestClips, readable_videos
+from mcn.data.supervise import TIMEOUT
 from mcn.errors import MCNError
 from mcn.files import write_atomically
 from mcn.network import MetaContrastiveNetwork
@@ -110,6 +111,7 @@ def extract_features(
     view: str = "rgb",
     batch_size: int = 32,
     reader: str = "auto",
+    timeout: float = TIMEOUT,
     workers: int = 0,
     max_bad: float = 0.05,
     device: torch.device | str = "cpu",
@@ -122,7 +124,7 @@ def extract_features(
     """
     was_training = network.training
     network.eval()
-    dataset = TestClips(videos, frames=frames, stride=stride, clips=clips, reader=reader)
+    dataset = TestClips(videos, frames=frames, stride=stride, clips=clips, reader=reader, timeout=timeout)
     rows: list[Tensor | None] = [None] * len(videos)
     for index, raw in readable_videos(dataset, workers, max_bad, progress):
         rows[index] = torch.cat(list(_pooled(network, raw, size, view, batch_size, device))).mean(0).cpu()
@@ -159,7 +161,8 @@ def features_of(config: EvalConfig, subset: str, network: MetaContrastiveNetwork
     return extract_features(
         network, videos,
         frames=config.frames, stride=config.stride, size=config.size, clips=config.clips, view=config.view,
-        batch_size=config.batch_size, reader=config.reader, workers=config.workers, max_bad=config.max_bad,
+        batch_size=config.batch_size, reader=config.reader, timeout=config.read_timeout,
+        workers=config.workers, max_bad=config.max_bad,
         device=device, progress=f"features {subset}",
     )  # fmt: skip
 

@@ -18,9 +18,8 @@ from mcn.checkpoint import load_checkpoint
 from mcn.config import FinetuneConfig, build
 from mcn.data.augment import center_crop
 from mcn.data.datasets import Videos, load_videos
-from mcn.data.loader import Clip, TestClips, clip_views, readable_videos
-from mcn.data.readers import open_video
-from mcn.data.sampling import uniform_clips
+from mcn.data.loader import Clip, TestClips, clip_views, clips_of, readable_videos
+from mcn.data.safe import open_safely
 from mcn.errors import MCNError
 from mcn.features import VIEWS, load_network, one_view
 from mcn.loop import checked_steps, train
@@ -138,7 +137,12 @@ def evaluate(
         return None
     model.eval()
     dataset = TestClips(
-        videos, frames=config.frames, stride=config.stride, clips=config.clips, reader=config.reader
+        videos,
+        frames=config.frames,
+        stride=config.stride,
+        clips=config.clips,
+        reader=config.reader,
+        timeout=config.read_timeout,
     )
     top1 = top5 = clip_top1 = 0.0
     for index, raw in readable_videos(dataset, config.workers, config.max_bad, "test"):
@@ -168,9 +172,7 @@ def predict(video: str | Path, checkpoint: str | Path, device: str = "auto") -> 
     model = Classifier(build_backbone(**state["backbone"]), len(state["classes"]), config.dropout).to(place)
     model.load_state_dict(state["network"])
     model.eval()
-    with open_video(video, config.reader) as opened:
-        wanted = uniform_clips(len(opened), config.frames + 1, config.stride, config.clips)
-        raw = torch.from_numpy(opened.frames([i for clip in wanted for i in clip]))
-    raw = raw.unflatten(0, (config.clips, config.frames + 1))
+    with open_safely(video, config.reader, timeout=config.read_timeout) as opened:
+        raw = clips_of(opened, config.frames, config.stride, config.clips)
     mean = clip_probabilities(model, raw, config.size, config.view, place).mean(0)
     return [(state["classes"][i], mean[i].item()) for i in mean.argsort(descending=True).tolist()]

@@ -12,8 +12,10 @@ from tqdm import tqdm
 from mcn.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from mcn.config import LoopConfig
 from mcn.data.augment import AugmentConfig
+from mcn.data.bad import BadVideos
 from mcn.data.datasets import Videos
-from mcn.data.loader import BadVideos, Clip, Step, TrainClips, epoch_plan, steps_per_epoch, train_steps
+from mcn.data.loader import Clip, TrainClips, train_steps
+from mcn.data.plan import Step, epoch_plan, steps_per_epoch
 from mcn.errors import MCNError
 from mcn.optim import learning_rate
 from mcn.run import RunFolder, progress_bar
@@ -69,6 +71,7 @@ def train(
         augment=AugmentConfig(size=config.size) if config.augment else None,
         flow=flow,
         seed=config.seed,
+        timeout=config.read_timeout,
     )
     plan = _plan(config, len(videos), per_epoch, done, stages, redraw)
     clips = train_steps(dataset, plan, config.workers, pin=run.device.type == "cuda")
@@ -76,7 +79,7 @@ def train(
         last = time.perf_counter()
         for number, (support, query) in enumerate(clips, start=done):
             for clip in support + query:
-                for line in bad.report(clip.bad):
+                for line in bad.report(clip.bad) + bad.note(videos.names[clip.video], clip.damage):
                     bar.write(line)
             lr = learning_rate(config, number, total)
             try:
@@ -92,8 +95,8 @@ def train(
             if done % config.checkpoint_every == 0 or done == total:
                 state = {"step": done, "bad_videos": bad.seen, **trainer.state()}
                 save_checkpoint(run.checkpoints, done, state, config.keep)
-    if bad.seen:
-        tqdm.write(bad.summary())
+    for line in bad.summary():
+        tqdm.write(line)
     run.close()
 
 

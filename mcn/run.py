@@ -37,7 +37,9 @@ from mcn.errors import MCNError
 from mcn.files import write_atomically
 
 # Where a run is continued may change, and how it keeps its records; what it computes may not.
-_MAY_CHANGE = {"out", "device", "threads", "workers", "max_bad", "checkpoint_every", "keep"}
+_MAY_CHANGE = {
+    "out", "device", "threads", "workers", "max_bad", "read_timeout", "checkpoint_every", "keep",
+}  # fmt: skip
 
 
 def seed_for(*keys: int | str) -> int:

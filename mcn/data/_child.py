@@ -70,8 +70,9 @@ def _answer(call: bytes, memory: Memory, tick: Callable[[], None]) -> tuple[str,
         function = getattr(importlib.import_module(module), name)
         result = function(*args, tick=tick)
         if isinstance(result, np.ndarray):
-            memory.array(result.shape, result.dtype.str)[...] = result
-            return "array", result.shape, result.dtype.str
+            with suppress(OSError):  # no more memory, or a limit on files: it goes through the line
+                memory.array(result.shape, result.dtype.str)[...] = result
+                return "array", result.shape, result.dtype.str
         return "value", result, None
     except MCNError as error:
         return "error", type(error), str(error)

@@ -88,7 +88,8 @@ def _parse(line: bytes) -> list | None:
 def _place(root: Path) -> Path:
     """Where the index of a data set lies."""
     root = root.resolve()
-    if os.access(root, os.W_OK):
+    # The second for root, who may write everywhere, and should not where nobody is meant to.
+    if os.access(root, os.W_OK) and root.stat().st_mode & 0o222:
         return root / NAME
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     digest = hashlib.sha256(str(root).encode()).hexdigest()[:16]

@@ -8,8 +8,6 @@ and a resumed run goes on exactly where it was by starting the plan at a later s
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -18,23 +16,19 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from mcn.data.augment import Augmentation, AugmentConfig, augment_batch, center_crop, draw_augmentation
+from mcn.data.bad import BadVideos
 from mcn.data.datasets import Videos
 from mcn.data.flow import flow_folder, read_flow
-from mcn.data.readers import VideoError, open_video
+from mcn.data.plan import Request, Step
+from mcn.data.readers import VideoError, check_reader
+from mcn.data.safe import OpenVideo
 from mcn.data.sampling import random_clip, uniform_clips
+from mcn.data.supervise import TIMEOUT
 from mcn.errors import MCNError
 from mcn.run import generator_for
 from mcn.views import make_views
 
 _REPLACEMENTS = 20  # draws before a clip is given up
-
-
-class Request(NamedTuple):
-    """One clip to be drawn: which video, and what seeds the draw."""
-
-    video: int
-    epoch: int
-    position: int
 
 
 class Clip(NamedTuple):
@@ -45,65 +39,15 @@ class Clip(NamedTuple):
     augmentation: Augmentation | None
     video: int  #: the one it came from, which is a replacement's if the one asked for was bad
     bad: tuple[tuple[str, str], ...]  #: (name, reason) of videos that could not be read
-
-
-class Step(NamedTuple):
-    """The videos of one outer step; ``support`` is empty without meta stages."""
-
-    support: list[Request]
-    query: list[Request]
-
-
-def steps_per_epoch(num_videos: int, batch_size: int, stages: bool) -> int:
-    """Outer steps of one pass: ``D / 2B`` with meta stages, else ``D / B`` (protocol row 21).
-
-    >>> steps_per_epoch(100, 10, stages=True), steps_per_epoch(100, 10, stages=False)
-    (5, 10)
-    """
-    return num_videos // (2 * batch_size if stages else batch_size)
-
-
-def epoch_plan(
-    num_videos: int, batch_size: int, epoch: int, seed: int, stages: bool, redraw: bool = True
-) -> list[Step]:
-    """The steps of an epoch: a seeded permutation, cut into support and query halves (row 20).
-
-    ``redraw=False`` keeps the halves of the first epoch and only changes the order within them.
-
-    >>> [len(step.support) for step in epoch_plan(10, 2, 0, 0, stages=True)]
-    [2, 2]
-    """
-    order = _permuted(list(range(num_videos)), seed, epoch if redraw else 0)
-    half = num_videos // 2 if stages else 0
-    support, query = order[:half], order[half:]
-    if not redraw:
-        support, query = _permuted(support, seed, epoch), _permuted(query, seed, epoch)
-    requests = [Request(video, epoch, position) for position, video in enumerate(support + query)]
-    return [
-        Step(
-            requests[i * batch_size : (i + 1) * batch_size] if stages else [],
-            requests[half + i * batch_size : half + (i + 1) * batch_size],
-        )
-        for i in range(steps_per_epoch(num_videos, batch_size, stages))
-    ]
-
-
-def _permuted(videos: list[int], seed: int, epoch: int) -> list[int]:
-    order = torch.randperm(len(videos), generator=generator_for(seed, "order", epoch))
-    return [videos[i] for i in order.tolist()]
-
-
-def _check_reader(reader: str) -> None:
-    """Refuse a reader that is not installed here: raised in a worker it would be a wall of traceback."""
-    with suppress(VideoError):
-        open_video("", reader)  # looks at the reader first
+    damage: str = ""  #: what is wrong with the video that it came from, if anything
 
 
 class TrainClips(Dataset[Clip]):
     """Random clips of ``frames + 1`` frames, so that ``frames`` residuals exist (row 14).
 
     A video that cannot be read is replaced by another, drawn from the same generator; the clip says
-    which failed and why.
+    which failed and why. Of a damaged video the readable part is used, if a clip fits into it.
+    ``timeout`` is the longest silence of the decoder, in seconds.
     """
 
     def __init__(
@@ -116,10 +60,11 @@ class TrainClips(Dataset[Clip]):
         augment: AugmentConfig | None = None,
         flow: str | None = None,
         seed: int = 0,
+        timeout: float = TIMEOUT,
     ) -> None:
-        _check_reader(reader)
+        check_reader(reader)
         self.videos, self.frames, self.stride, self.reader = videos, frames, stride, reader
-        self.augment, self.flow, self.seed = augment, flow, seed
+        self.augment, self.flow, self.seed, self.timeout = augment, flow, seed, timeout
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -138,7 +83,8 @@ class TrainClips(Dataset[Clip]):
         return Clip(torch.empty(0), None, None, video, tuple(bad))
 
     def _read(self, video: int, generator: torch.Generator, bad: tuple[tuple[str, str], ...]) -> Clip:
-        with open_video(self.videos.path(video), self.reader) as opened:
+        with self.videos.open(video, self.reader, self.timeout) as opened:
+            check_length(opened, self.frames + 1, self.stride)
             indices = random_clip(len(opened), self.frames + 1, self.stride, generator)
             frames = torch.from_numpy(opened.frames(indices))
         height, width = frames.shape[1:3]
@@ -148,7 +94,19 @@ class TrainClips(Dataset[Clip]):
                 read_flow(flow_folder(self.videos, video), indices, self.flow, height, width)
             )
         augmentation = draw_augmentation(self.augment, height, width, generator) if self.augment else None
-        return Clip(frames, flow, augmentation, video, bad)
+        return Clip(frames, flow, augmentation, video, bad, opened.info.damage)
+
+
+def check_length(video: OpenVideo, length: int, stride: int) -> None:
+    """Refuse a damaged video of which less is readable than a clip of ``length`` frames takes.
+
+    A sound video may be as short as it likes. Raises :class:`~mcn.data.readers.VideoError`.
+    """
+    needed = (length - 1) * stride + 1
+    if video.info.damage and len(video) < needed:
+        raise VideoError(
+            f"{video.path}: {video.info.damage}; {len(video)} frames can be read, a clip takes {needed}"
+        )
 
 
 def leave_interrupts(worker: int) -> None:
@@ -222,58 +180,50 @@ def _augmented(
     return augment_batch(frames, draws, size, colour=colour)
 
 
-@dataclass
-class BadVideos:
-    """Names each unreadable video once, counts them, and stops a run that has too many."""
-
-    total: int
-    limit: float
-    seen: dict[str, str] = field(default_factory=dict)
-
-    def report(self, bad: tuple[tuple[str, str], ...], remedy: str = "another is drawn instead") -> list[str]:
-        """Take note of failures; gives a line for each video not seen before.
-
-        ``remedy`` says what is done about it. Raises :class:`~mcn.errors.MCNError` once more than
-        ``limit`` of all videos are bad.
-        """
-        new = [(name, reason) for name, reason in dict(bad).items() if name not in self.seen]
-        self.seen.update(new)
-        if len(self.seen) > self.limit * self.total:
-            raise MCNError(
-                f"{len(self.seen)} of {self.total} videos cannot be read, the limit is {self.limit:.0%}. "
-                f"The last: {list(self.seen.values())[-1]} (mend or remove them, or raise --max_bad)"
-            )
-        return [f"unreadable video, {remedy}: {reason}" for _, reason in new]
-
-    def summary(self) -> str:
-        """One line for the end of a run."""
-        names = ", ".join(list(self.seen)[:5]) + (", ..." if len(self.seen) > 5 else "")
-        return f"{len(self.seen)} of {self.total} videos could not be read: {names}"
-
-
 class TestClips(Dataset[tuple[int, Tensor | None, str]]):
     """Evenly spread clips of each video: ``(index, uint8 (clips, T + 1, H, W, 3), reason)``.
 
-    The clips are ``None`` where the video cannot be read, and the reason is empty where it can.
+    The clips are ``None`` where the video cannot be read, and the reason says why; with clips, it
+    says what is wrong with the video, and is empty for a sound one.
     """
 
     __test__ = False  # not a test case, whatever pytest thinks of the name
 
-    def __init__(self, videos: Videos, *, frames: int, stride: int, clips: int, reader: str = "auto") -> None:
-        _check_reader(reader)
-        self.videos, self.frames, self.stride, self.clips, self.reader = videos, frames, stride, clips, reader
+    def __init__(
+        self,
+        videos: Videos,
+        *,
+        frames: int,
+        stride: int,
+        clips: int,
+        reader: str = "auto",
+        timeout: float = TIMEOUT,
+    ) -> None:
+        check_reader(reader)
+        self.videos, self.frames, self.stride, self.clips = videos, frames, stride, clips
+        self.reader, self.timeout = reader, timeout
 
     def __len__(self) -> int:
         return len(self.videos)
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | None, str]:
         try:
-            with open_video(self.videos.path(index), self.reader) as video:
-                wanted = uniform_clips(len(video), self.frames + 1, self.stride, self.clips)
-                read = video.frames([i for clip in wanted for i in clip])
+            with self.videos.open(index, self.reader, self.timeout) as video:
+                return index, clips_of(video, self.frames, self.stride, self.clips), video.info.damage
         except VideoError as error:
             return index, None, str(error)
-        return index, torch.from_numpy(read).unflatten(0, (self.clips, self.frames + 1)), ""
+
+
+def clips_of(video: OpenVideo, frames: int, stride: int, clips: int) -> Tensor:
+    """Evenly spread clips of an open video: ``uint8 (clips, frames + 1, H, W, 3)``.
+
+    Raises :class:`~mcn.data.readers.VideoError` for a video that cannot be read, or of which too
+    little can.
+    """
+    check_length(video, frames + 1, stride)
+    wanted = uniform_clips(len(video), frames + 1, stride, clips)
+    read = video.frames([i for clip in wanted for i in clip])
+    return torch.from_numpy(read).unflatten(0, (clips, frames + 1))
 
 
 def readable_videos(
@@ -288,10 +238,13 @@ def readable_videos(
     loader = DataLoader(dataset, batch_size=None, num_workers=workers, worker_init_fn=leave_interrupts)
     bar = tqdm(loader, desc=progress, disable=not progress, unit="video", dynamic_ncols=True)
     for index, raw, reason in bar:
-        if raw is None:
-            for line in bad.report(((dataset.videos.names[index], reason),), "counted as wrong"):
-                tqdm.write(line)
-            continue
-        yield index, raw
-    if bad.seen:
-        tqdm.write(bad.summary())
+        name = dataset.videos.names[index]
+        lines = (
+            bad.note(name, reason) if raw is not None else bad.report(((name, reason),), "counted as wrong")
+        )
+        for line in lines:
+            tqdm.write(line)
+        if raw is not None:
+            yield index, raw
+    for line in bad.summary():
+        tqdm.write(line)

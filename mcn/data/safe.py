@@ -7,6 +7,7 @@ is a :class:`~mcn.data.videoinfo.VideoError` like any other.
 import os
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,6 +15,27 @@ from mcn.data.index import VideoIndex
 from mcn.data.readers import check_reader, read
 from mcn.data.supervise import TIMEOUT, supervised
 from mcn.data.videoinfo import VideoInfo, distinct, probe, state_of
+
+
+class OpenVideo(Protocol):
+    """What everything that reads frames asks of an open video, whatever is behind it."""
+
+    @property
+    def path(self) -> str:
+        """Where it comes from, for messages."""
+
+    @property
+    def info(self) -> VideoInfo:
+        """What is known of it."""
+
+    def __len__(self) -> int: ...
+
+    def __enter__(self) -> "OpenVideo": ...
+
+    def __exit__(self, *error: Any) -> None: ...
+
+    def frames(self, indices: Sequence[int]) -> np.ndarray:
+        """The frames asked for, ``uint8 (T, H, W, 3)``."""
 
 
 class SafeVideo:

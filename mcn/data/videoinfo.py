@@ -17,7 +17,7 @@ from typing import Any
 import av
 from av.video.frame import PictureType
 
-from mcn.data._containers import bytes_missing, stands_alone
+from mcn.data._containers import stands_alone, walk
 from mcn.errors import MCNError
 
 Tick = Callable[[], None]
@@ -26,7 +26,8 @@ Tick = Callable[[], None]
 # Pixel formats that decord converts as PyAV does; 10 bits, for one, it does not.
 _EIGHT_BIT = {f"{yuv}{layout}p" for yuv in ("yuv", "yuvj") for layout in (420, 422, 444)}
 _UNREADABLE = (av.error.FFmpegError, OSError, ValueError)
-_MISSING_PACKETS = 1  # a stream that reorders frames may have one packet more than frames (all of HMDB51)
+_REORDER = 16  # frames that H.264 may hold back
+_HIDDEN = ("vp8", "vp9", "libvpx", "libvpx-vp9")  # their packets may hold a picture that is not shown
 
 
 class VideoError(MCNError):
@@ -95,64 +96,96 @@ def state_of(path: str | os.PathLike[str]) -> tuple[int, int]:
 def probe(path: str, *, tick: Tick = nothing) -> VideoInfo:
     """:func:`probe_video` without memory, and with a ``tick`` for each packet."""
     state_of(path)
-    times: list[int | None] = []  # of the frames, in the order they come out
-    keys: list[tuple[int, int | None, bool]] = []  # packet, its time, whether it stands alone
-    shapes: list[tuple[int, int]] = []
-    plain = in_order = True
-    packets, damage = 0, ""
     with opened(path) as (container, stream):
-        missing = bytes_missing(path)
-        coder = stream.codec_context
-        fps, declared = float(stream.average_rate or 0), stream.frames
+        missing, broken = walk(path)
+        seen = _Pass(stream.codec_context, container.format.name)
         try:
             for packet in packets_of(container, stream, cut=missing > 0):
-                if packet.is_keyframe:
-                    keys.append((packets, packet.pts, stands_alone(coder, packet)))
-                packets += packet.size > 0
-                for frame in packet.decode():
-                    times.append(frame.pts)
-                    shapes.append((frame.height, frame.width))
-                    plain = plain and frame.format.name in _EIGHT_BIT and not frame.rotation
-                    in_order = in_order and frame.pict_type != PictureType.B
-                    if frame.is_corrupt and not damage:
-                        damage = f"frame {len(times) - 1} is damaged"
+                seen.take(packet)
                 tick()
         except _UNREADABLE as error:
-            damage = f"breaks off at packet {packets} ({_reason(error)})"
-        formats, codec = container.format.name, coder.name
-    if not times:
-        raise VideoError(f"{path}: no frame could be decoded ({damage or 'fetch the file again'})")
-    if missing:
-        damage = damage or f"cut short: {missing} bytes are missing at its end"
-    damage = damage or _gaps(packets, len(times), declared if "mp4" in formats else 0)
+            seen.damage = f"breaks off at packet {seen.packets} ({_reason(error)})"
+        fps, declared = float(stream.average_rate or 0), stream.frames
+    if not seen.times:
+        raise VideoError(f"{path}: no frame could be decoded ({seen.damage or 'fetch the file again'})")
+    damage = seen.damage or seen.gaps(missing, broken, declared)
+    size = (len(seen.times), fps, *seen.shapes[0])
     if damage:  # nothing but the way that has just been gone is safe
-        return VideoInfo(len(times), fps, *shapes[0], decord="", damage=damage)
-    known = [time for time in times if time is not None]
-    rising = len(known) == len(times) and all(a < b for a, b in pairwise(known))
-    frame_at = {time: index for index, time in enumerate(known)} if rising and in_order else {}
-    restarts = tuple((number, frame_at[time]) for number, time, alone in keys if alone and time in frame_at)
-    # decord's colours are off at the edge of odd sizes.
-    plain = plain and len(set(shapes)) == 1 and not any(side % 2 for side in shapes[0])
-    closed = rising and all(alone for *_, alone in keys) and (in_order or codec == "h264")
-    way = _decord_way(formats, closed) if plain else ""
-    return VideoInfo(len(times), fps, *shapes[0], decord=way, restarts=restarts)
+        return VideoInfo(*size, decord="", damage=damage)
+    return VideoInfo(*size, decord=seen.decord_way(), restarts=seen.restarts())
 
 
-def _gaps(packets: int, frames: int, declared: int) -> str:
-    """What is missing from a file that decoded without an error, in words; empty for nothing."""
-    if packets < declared:
-        return f"cut short: {packets} of {declared} packets are there"
-    if packets - frames > _MISSING_PACKETS:
-        return f"{packets - frames} of its {packets} packets gave no frame"
-    return ""
+class _Pass:
+    """What one decode of a file shows, packet by packet."""
 
+    def __init__(self, coder: Any, container: str) -> None:
+        self.coder, self.codec, self.container = coder, coder.name, container.split(",")
+        self.times: list[int | None] = []  # of the frames, in the order they come out
+        self.shapes: list[tuple[int, int]] = []
+        self.keys: list[tuple[int, int | None, bool]] = []  # packet, its time, whether it stands alone
+        self.kept: list[int] = []  # numbers of packets that hold a picture
+        self.left_out: list[int] = []  # and of those that an edit list cuts off
+        self.packets = 0
+        self.plain = self.in_order = True
+        self.damage = ""
 
-def _decord_way(container: str, closed: bool) -> str:
-    """What decord may do in a container (libav's names), given closed groups of pictures or not."""
-    names = container.split(",")
-    if "mp4" in names or "matroska" in names:
-        return "jump" if closed else "run"
-    return "run" if "avi" in names else ""
+    def take(self, packet: Any) -> None:
+        """Decode the next packet and look at what comes out."""
+        if packet.is_keyframe:
+            self.keys.append((self.packets, packet.pts, stands_alone(self.coder, packet)))
+        if packet.size > 1:  # one byte is a filler (HMDB51 has them)
+            (self.left_out if packet.is_discard else self.kept).append(self.packets)
+        self.packets += packet.size > 0
+        for frame in packet.decode():
+            self.times.append(frame.pts)
+            self.shapes.append((frame.height, frame.width))
+            self.plain = self.plain and frame.format.name in _EIGHT_BIT and not frame.rotation
+            self.in_order = self.in_order and frame.pict_type != PictureType.B
+            if frame.is_corrupt and not self.damage:
+                self.damage = f"frame {len(self.times) - 1} is damaged"
+
+    @property
+    def _known(self) -> list[int]:
+        return [time for time in self.times if time is not None]
+
+    @property
+    def _rising(self) -> bool:
+        return len(self._known) == len(self.times) and all(a < b for a, b in pairwise(self._known))
+
+    def gaps(self, missing: int, broken: int, declared: int) -> str:
+        """What is missing from a file that decoded without an error, in words; empty for nothing."""
+        if missing:
+            return f"cut short: {missing} bytes are missing at its end"
+        if broken >= 0:
+            return f"its parts do not fit together from byte {broken} on"
+        if "mp4" in self.container and self.packets < declared:
+            return f"cut short: {self.packets} of {declared} packets are there"
+        # An edit list cuts off ends, a few reordered frames from each; it leaves nothing out in between.
+        first, last = self.kept[0] + _REORDER, self.kept[-1] - _REORDER
+        lost = len(self.kept) - len(self.times) + sum(first < number < last for number in self.left_out)
+        if lost > 0 and self.codec not in _HIDDEN:
+            return f"{lost} of its {self.packets} pictures did not come out"
+        return ""
+
+    def restarts(self) -> tuple[tuple[int, int], ...]:
+        """Packets and frames at which a decoder may begin."""
+        if not (self._rising and self.in_order):
+            return ()
+        frame_at = {time: index for index, time in enumerate(self._known)}
+        return tuple(
+            (packet, frame_at[time]) for packet, time, alone in self.keys if alone and time in frame_at
+        )
+
+    def decord_way(self) -> str:
+        """What decord may do: ``jump``, ``run`` or nothing."""
+        # Its colours are off at the edge of odd sizes.
+        odd = any(side % 2 for side in self.shapes[0])
+        if odd or not self.plain or len(set(self.shapes)) > 1:
+            return ""
+        closed = self._rising and all(alone for *_, alone in self.keys)
+        if "mp4" in self.container or "matroska" in self.container:
+            return "jump" if closed and (self.in_order or self.codec == "h264") else "run"
+        return "run" if "avi" in self.container else ""
 
 
 @contextmanager

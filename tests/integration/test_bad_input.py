@@ -21,7 +21,8 @@ from mcn.bank import FeatureBank
 from mcn.checkpoint import latest_checkpoint, load_checkpoint
 from mcn.cli import main
 from mcn.data.datasets import Videos, load_videos
-from mcn.data.loader import Request, TrainClips
+from mcn.data.loader import TrainClips
+from mcn.data.plan import Request
 from mcn.errors import MCNError
 from mcn.features import Features, features_of
 from mcn.pretrain import pretrain

@@ -14,7 +14,8 @@ from torch import Tensor
 from mcn.bank import FeatureBank
 from mcn.checkpoint import load_checkpoint
 from mcn.config import PretrainConfig, build, load_preset
-from mcn.data.loader import Clip, epoch_plan
+from mcn.data.loader import Clip
+from mcn.data.plan import epoch_plan
 from mcn.errors import MCNError
 from mcn.losses import classification_loss, meta_loss, multiview_loss
 from mcn.optim import learning_rate

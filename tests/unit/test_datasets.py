@@ -8,18 +8,10 @@ import pytest
 import torch
 
 from mcn.data.augment import AugmentConfig
+from mcn.data.bad import BadVideos
 from mcn.data.datasets import EXTENSIONS, Videos, load_videos
-from mcn.data.loader import (
-    BadVideos,
-    Clip,
-    Request,
-    TestClips,
-    TrainClips,
-    clip_views,
-    epoch_plan,
-    steps_per_epoch,
-    train_steps,
-)
+from mcn.data.loader import Clip, TestClips, TrainClips, clip_views, train_steps
+from mcn.data.plan import Request, epoch_plan, steps_per_epoch
 from mcn.data.readers import open_video
 from mcn.errors import MCNError
 
@@ -278,7 +270,12 @@ def test_bad_videos_are_counted_once() -> None:
     assert len(bad.report((("a.mp4", "a.mp4: empty"),))) == 1
     assert bad.report((("a.mp4", "a.mp4: empty"), ("a.mp4", "a.mp4: empty"))) == []
     assert len(bad.report((("b.mp4", "b.mp4: broken"),))) == 1
-    assert bad.summary() == "2 of 10 videos could not be read: a.mp4, b.mp4"
+    assert bad.summary() == ["2 of 10 videos could not be read: a.mp4, b.mp4"]
+    assert bad.note("c.mp4", "cut short") == [
+        "damaged video, what can be read of it is used: c.mp4: cut short"
+    ]
+    assert bad.note("c.mp4", "cut short") == bad.note("d.mp4", "") == []
+    assert bad.summary()[1:] == ["1 of 10 videos are damaged and were used in part: c.mp4"]
     with pytest.raises(MCNError, match=r"3 of 10 videos cannot be read.*c\.mp4: gone.*--max_bad"):
         bad.report((("c.mp4", "c.mp4: gone"),))
 

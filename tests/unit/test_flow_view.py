@@ -14,7 +14,8 @@ from mcn.cli import main
 from mcn.data.augment import Augmentation, AugmentConfig
 from mcn.data.datasets import Videos, load_videos
 from mcn.data.flow import flow_folder, read_flow
-from mcn.data.loader import Clip, Request, TrainClips, clip_views
+from mcn.data.loader import Clip, TrainClips, clip_views
+from mcn.data.plan import Request
 from mcn.data.readers import VideoError, open_video
 from mcn.pretrain import pretrain
 

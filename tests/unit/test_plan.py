@@ -2,7 +2,8 @@
 
 import pytest
 
-from mcn.data.loader import epoch_plan
+from mcn.data.plan import epoch_plan, share_of
+from mcn.errors import MCNError
 
 
 def halves(epoch, redraw, seed=0, videos=40):
@@ -41,3 +42,22 @@ def test_no_two_clips_of_an_epoch_share_their_seed():
     plan = epoch_plan(40, 5, 3, 0, stages=True)
     requests = [request for step in plan for request in step.support + step.query]
     assert len({(request.epoch, request.position) for request in requests}) == len(requests) == 40
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("stages", [True, False])
+def test_shares_of_a_step_are_disjoint_and_together_the_step(stages, ranks):
+    for step in epoch_plan(60, 7, 1, 0, stages):
+        shares = [share_of(step, rank, ranks) for rank in range(ranks)]
+        for stage, whole in enumerate(step):
+            assert [request for share in shares for request in share[stage]] == whole  # in rank order
+            sizes = {len(share[stage]) for share in shares}
+            assert max(sizes) - min(sizes) <= 1
+
+
+def test_no_rank_may_be_left_without_a_video():
+    step = epoch_plan(60, 3, 0, 0, stages=True)[0]
+    with pytest.raises(MCNError, match="--batch_size 3 is less than a video for each of 4 processes"):
+        share_of(step, 0, 4)
+    with pytest.raises(MCNError, match="rank 4 of 4"):
+        share_of(step, 4, 4)

@@ -137,7 +137,8 @@ def test_a_data_set_that_cannot_be_written_has_its_index_in_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    (tmp_path / "data").mkdir(mode=0o555)
+    (tmp_path / "other").mkdir(mode=0o555)
     index = VideoIndex(tmp_path / "data")
     index.add("a", (1, 1), INFOS[0])
     assert index.path.parent == tmp_path / "cache" / "mcn"
