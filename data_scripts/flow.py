@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser
 
 from mcn.data.datasets import load_videos
 from mcn.errors import MCNError
-from mcn.flow import Method, write_flow_of
+from mcn.preparation.flow import Method, write_flow_of
 
 
 def main(args: list[str] | None = None) -> int:

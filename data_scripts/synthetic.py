@@ -8,8 +8,8 @@ import sys
 
 from jsonargparse import ArgumentParser
 
-from mcn.data.synthetic import SyntheticConfig, write_synthetic_actions
 from mcn.errors import MCNError
+from mcn.preparation.synthetic import SyntheticConfig, write_synthetic_actions
 
 
 def main(args: list[str] | None = None) -> int:

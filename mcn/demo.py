@@ -17,10 +17,10 @@ from mcn.checkpoint import find_checkpoint
 from mcn.config import EvalConfig, PretrainConfig, build, load_preset
 from mcn.data.datasets import Videos, load_videos
 from mcn.data.readers import open_video, read_clip
-from mcn.data.synthetic import SyntheticConfig, write_synthetic_actions
 from mcn.features import Features, features_of
 from mcn.files import write_atomically
 from mcn.plots import loss_curves, neighbour_sheet, residual_strip
+from mcn.preparation.synthetic import SyntheticConfig, write_synthetic_actions
 from mcn.pretrain import pretrain
 from mcn.probe import linear_probe
 from mcn.retrieval import Retrieval, retrieve

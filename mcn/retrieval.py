@@ -68,8 +68,8 @@ def nearest_neighbour_accuracy(
             extract_features(
                 network, videos,
                 frames=config.frames, stride=config.stride, size=config.size, clips=config.eval_clips,
-                reader=config.reader, timeout=config.read_timeout, workers=config.workers, max_bad=config.max_bad,
-                device=device,
+                reader=config.reader, timeout=config.read_timeout,
+                workers=config.workers, max_bad=config.max_bad, device=device,
             )
         )  # fmt: skip
     return retrieve(found[1], found[0], top=(1,)).accuracy[1]

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mcn.config import FinetuneConfig, PretrainConfig, ProbeConfig, RetrieveConfig, build, load_preset
-from mcn.data.synthetic import SyntheticConfig, write_synthetic_actions
+from mcn.preparation.synthetic import SyntheticConfig, write_synthetic_actions
 
 _CONFIGS = {
     "pretrain": PretrainConfig,

@@ -10,7 +10,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from mcn.data.manifest import Entry
-from mcn.data.readers import _ONE_THREAD
+from mcn.data.readers import ONE_THREAD
 from mcn.data.videoinfo import VideoInfo, distinct
 
 #: What an error about bytes that have changed ends with.
@@ -56,7 +56,7 @@ class Prepared(ABC):
         rows = out.reshape(len(wanted), height, 3 * width)
         reformatter = VideoReformatter()  # one for all frames keeps swscale's tables
         for slot, frame in enumerate(self._pick(wanted)):
-            rgb = reformatter.reformat(frame, width, height, "rgb24", **_ONE_THREAD)
+            rgb = reformatter.reformat(frame, width, height, "rgb24", **ONE_THREAD)
             rows[slot] = plane_of(rgb, 0, 3)
         if wanted == list(indices):
             return out

@@ -34,6 +34,7 @@ from mcn.data.safe import OpenVideo, open_safely
 from mcn.data.splits import BENCHMARKS, benchmark
 from mcn.data.subsets import Selection, looks_like_kinetics, select
 from mcn.data.supervise import TIMEOUT
+from mcn.data.videoinfo import VideoError
 from mcn.errors import MCNError
 
 __all__ = ["EXTENSIONS", "Videos", "describe", "load_videos"]
@@ -72,7 +73,10 @@ class Videos:
         Raises :class:`~mcn.data.videoinfo.VideoError` for a video that cannot be read.
         """
         if self._prepared:
-            return open_prepared(self._prepared[self.names[index]], self.root)
+            entry = self._prepared.get(self.names[index])
+            if entry is None:
+                raise VideoError(f"{self.root}: {self.names[index]} is in a list, but was not prepared")
+            return open_prepared(entry, self.root)
         file = (self.files or self.names)[index]
         return open_safely(self.path(index), reader, index=self._index, name=file, timeout=timeout)
 

@@ -70,7 +70,7 @@ READERS = ("auto", "decord", "pyav")
 # Frames x height x width of a file below which PyAV is faster (128 x 128: 5 seconds at 25 a second).
 _TINY = 2**21
 # PyAV before 16 has no such switch. Threads cost more than they bring at the size of our frames.
-_ONE_THREAD: dict[str, Any] = {"threads": 1} if "threads" in (VideoReformatter.reformat.__doc__ or "") else {}
+ONE_THREAD: dict[str, Any] = {"threads": 1} if "threads" in (VideoReformatter.reformat.__doc__ or "") else {}
 
 
 class Video:
@@ -176,7 +176,7 @@ class Video:
 
 def to_rgb(reformatter: VideoReformatter, frame: Any, height: int, width: int) -> np.ndarray:
     """A decoded frame as ``uint8 (height, width, 3)``, on one thread."""
-    return reformatter.reformat(frame, width, height, "rgb24", **_ONE_THREAD).to_ndarray()
+    return reformatter.reformat(frame, width, height, "rgb24", **ONE_THREAD).to_ndarray()
 
 
 def _run_through(reader: Any, wanted: list[int]) -> np.ndarray:

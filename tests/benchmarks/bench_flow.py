@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from mcn.data.readers import open_video
-from mcn.flow import quantise, to_grey
-from mcn.flow_device import device_flow
-from mcn.tvl1 import tvl1_flow
+from mcn.preparation.flow import quantise, to_grey
+from mcn.preparation.flow_device import device_flow
+from mcn.preparation.tvl1 import tvl1_flow
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 PAIRS, BAR_GPU, BAR_PIXELS = 24, 10.0, 0.1
@@ -66,7 +66,7 @@ def on_one_core(before: Tensor, after: Tensor, rounds: int = 1) -> Result:
     cv2.setNumThreads(1)
     method = cv2.optflow.createOptFlow_DualTVL1()
     seconds, pixels, levels = [], [], []
-    step = 3  # pairs that torch takes at a time, as mcn.flow does at this size
+    step = 3  # pairs that torch takes at a time, as mcn.preparation.flow does at this size
     try:
         for _ in range(rounds):
             for first in range(0, len(before), step):
@@ -90,7 +90,7 @@ def on_one_core(before: Tensor, after: Tensor, rounds: int = 1) -> Result:
 
 
 def on_gpu(before: Tensor, after: Tensor) -> float:
-    """Seconds a pair on the GPU, in batches as large as :mod:`mcn.flow_device` makes them."""
+    """Seconds a pair on the GPU, in batches as large as :mod:`mcn.preparation.flow_device` makes them."""
     device = torch.device("cuda")
     size = before[0].numel()
     times = max(1, device_flow("cuda").pixels // (len(before) * size))

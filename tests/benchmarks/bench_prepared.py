@@ -25,9 +25,9 @@ import torch
 from mcn._torchvision import torchvision  # noqa: F401  (mends the import of v2 below)
 from mcn.data.augment import AugmentConfig, apply_augmentation, draw_augmentation
 from mcn.data.manifest import Entry
-from mcn.data.prepare import PrepareConfig, prepare
 from mcn.data.prepared import open_prepared
 from mcn.data.sampling import random_clip, uniform_clips
+from mcn.preparation.prepare import PrepareConfig, prepare
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 FRAMES, SIZE, FILES, ROUNDS = 32, 128, 13, 9

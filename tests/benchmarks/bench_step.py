@@ -18,9 +18,9 @@ import mcn.loop
 import mcn.pretrain
 from mcn.bank import FeatureBank, draw_negatives
 from mcn.config import PretrainConfig
-from mcn.data.synthetic import SyntheticConfig, write_synthetic_actions
 from mcn.losses import multiview_loss
 from mcn.network import MetaContrastiveNetwork
+from mcn.preparation.synthetic import SyntheticConfig, write_synthetic_actions
 
 BAR = 0.05
 UCF101_TRAIN, VIDEOS, ROUNDS = 9537, 4, 5

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from mcn.config import EvalConfig, PretrainConfig, build, load_preset
-from mcn.data.synthetic import write_synthetic_actions
 from mcn.demo import DATA, NETWORKS
 from mcn.features import features_of
+from mcn.preparation.synthetic import write_synthetic_actions
 from mcn.pretrain import pretrain
 from mcn.probe import linear_probe
 

@@ -23,10 +23,10 @@ from pathlib import Path
 
 import pytest
 
-from mcn.data import _space, archives
-from mcn.data._rar import read_rar
-from mcn.data.archives import extract
 from mcn.errors import MCNError
+from mcn.preparation import _space, archives
+from mcn.preparation._rar import read_rar
+from mcn.preparation.archives import extract
 
 SPLITS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "splits"
 Members = dict[str, bytes | None]  # None: a folder
@@ -469,7 +469,8 @@ def test_room_is_asked_for_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def start(archive: Path, out: Path, path: str | None = None) -> subprocess.Popen[bytes]:
-    call = f"from mcn.data.archives import extract; extract({str(archive)!r}, {str(out)!r}, progress=False)"
+    load = "from mcn.preparation.archives import extract"
+    call = f"{load}; extract({str(archive)!r}, {str(out)!r}, progress=False)"
     return subprocess.Popen(
         [sys.executable, "-c", call], env={**os.environ, "PATH": path or os.environ["PATH"]}
     )

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from mcn.data import contents
-from mcn.data.check import Report, check
 from mcn.data.index import NAME
-from mcn.data.prepare import PrepareConfig, prepare
 from mcn.data.splits import read_kinetics, read_ucf101
 from mcn.data.videoinfo import VideoInfo
 from mcn.errors import MCNError
+from mcn.preparation import contents
+from mcn.preparation.check import Report, check
+from mcn.preparation.prepare import PrepareConfig, prepare
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 official = pytest.mark.skipif(not SHARED.is_dir(), reason="the lists and clips are not beside the repository")

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from mcn.data import _space
-from mcn.data.download import Patience, RemoteFile, download, fetch_all
 from mcn.errors import MCNError
+from mcn.preparation import _space
+from mcn.preparation.download import Patience, RemoteFile, download, fetch_all
 
 pytest.importorskip("requests")
 
@@ -391,7 +391,9 @@ def test_a_full_disk_keeps_the_part(
 
 def test_killed_and_started_again(serve: Callable[..., Site], tmp_path: Path) -> None:
     site = serve(pause=0.02)  # 300 kB in 0.6 s
-    call = f"from mcn.data.download import download; download({site.url!r}, 'clips.rar', progress=False)"
+    call = (
+        f"from mcn.preparation.download import download; download({site.url!r}, 'clips.rar', progress=False)"
+    )
     partial = tmp_path / "clips.rar.partial"
     for least in (1, 100_000, 200_000):
         child = subprocess.Popen([sys.executable, "-c", call], cwd=tmp_path, env=CLEAN)

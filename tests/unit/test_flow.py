@@ -16,16 +16,24 @@ import pytest
 import torch
 from PIL import Image
 
-from mcn import flow
 from mcn.data.datasets import load_videos
 from mcn.data.flow import flow_folder, read_flow
-from mcn.data.prepare import PrepareConfig, prepare
 from mcn.data.readers import VideoError, open_video
 from mcn.data.safe import open_safely
 from mcn.errors import MCNError
-from mcn.flow import flow_video, quantise, read_grey, store_pair, to_grey, write_flow, write_flow_of
-from mcn.flow_device import DeviceFlow, device_flow
-from mcn.tvl1 import tvl1_flow
+from mcn.preparation import flow
+from mcn.preparation.flow import (
+    flow_video,
+    quantise,
+    read_grey,
+    store_pair,
+    to_grey,
+    write_flow,
+    write_flow_of,
+)
+from mcn.preparation.flow_device import DeviceFlow, device_flow
+from mcn.preparation.prepare import PrepareConfig, prepare
+from mcn.preparation.tvl1 import tvl1_flow
 
 cv2 = pytest.importorskip("cv2", reason="the extra `data` is not installed")
 
@@ -264,8 +272,8 @@ def test_what_waits_shares_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
         assert go.wait(30)
         return tvl1_flow(before, after)
 
-    monkeypatch.setattr("mcn.flow_device.tvl1_flow", slow)
-    monkeypatch.setattr("mcn.flow_device.os.cpu_count", lambda: 1)
+    monkeypatch.setattr("mcn.preparation.flow_device.tvl1_flow", slow)
+    monkeypatch.setattr("mcn.preparation.flow_device.os.cpu_count", lambda: 1)
     device = DeviceFlow(torch.device("cpu"))
     device.pixels = 4 * 16 * 16
     small, other = np.zeros((2, 16, 16), np.uint8), np.zeros((1, 16, 18), np.uint8)
@@ -288,7 +296,7 @@ def test_an_error_on_the_device_reaches_who_waits(monkeypatch: pytest.MonkeyPatc
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate ...")
 
     frames = np.zeros((1, 16, 16), np.uint8)
-    monkeypatch.setattr("mcn.flow_device.tvl1_flow", full)
+    monkeypatch.setattr("mcn.preparation.flow_device.tvl1_flow", full)
     with pytest.raises(MCNError, match="cpu: out of memory"):
         device_flow("cpu")(frames, frames)
     monkeypatch.undo()

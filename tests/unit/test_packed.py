@@ -9,15 +9,15 @@ import av
 import numpy as np
 import pytest
 
-from mcn.data import _jobs, transcode
 from mcn.data.manifest import Entry
 from mcn.data.packed import PackedVideo, frame_bytes, planes_of
-from mcn.data.prepare import PrepareConfig, prepare
 from mcn.data.prepared import open_prepared
 from mcn.data.readers import read_clip
-from mcn.data.transcode import Target
 from mcn.data.videoinfo import VideoError, nothing
 from mcn.errors import MCNError
+from mcn.preparation import _jobs, transcode
+from mcn.preparation.prepare import PrepareConfig, prepare
+from mcn.preparation.transcode import Target
 
 Made = tuple[Path, Entry, Entry]
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from mcn.data import parallel
-from mcn.data.parallel import parallel_map
 from mcn.errors import MCNError
+from mcn.preparation import parallel
+from mcn.preparation.parallel import parallel_map
 
 
 def double(number: int) -> int:

@@ -17,15 +17,15 @@ import numpy as np
 import pytest
 
 from mcn.data import manifest, prepared
-from mcn.data import prepare as module
 from mcn.data.datasets import load_videos
 from mcn.data.manifest import read_manifest
 from mcn.data.packed import planes_of
-from mcn.data.prepare import PrepareConfig, estimate_bytes, prepare
 from mcn.data.prepared import open_prepared
 from mcn.data.readers import open_video
 from mcn.data.videoinfo import VideoError
 from mcn.errors import MCNError
+from mcn.preparation import prepare as module
+from mcn.preparation.prepare import PrepareConfig, estimate_bytes, prepare
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 BITS = 8
@@ -199,7 +199,7 @@ def test_only_the_blocks_that_are_read_are_checked(
 KILLED = """
 import sys
 from mcn.data.packed import planes_of
-from mcn.data.prepare import PrepareConfig, prepare
+from mcn.preparation.prepare import PrepareConfig, prepare
 prepare(sys.argv[1], sys.argv[2], PrepareConfig(short_side=64, form=sys.argv[3], workers=2), progress=False)
 """
 

@@ -13,7 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mcn.data.synthetic import (
+from mcn.errors import MCNError
+from mcn.preparation.synthetic import (
     CLASSES,
     SyntheticConfig,
     render_video,
@@ -21,7 +22,6 @@ from mcn.data.synthetic import (
     video_phases,
     write_synthetic_actions,
 )
-from mcn.errors import MCNError
 
 TINY = {"classes": 3, "groups": 4, "clips_per_group": 1, "frames": 4, "size": 16}
 PROBED = SyntheticConfig(classes=8, clips_per_group=6, frames=16, size=32)
@@ -127,7 +127,7 @@ def test_an_interrupted_run_is_continued(tiny: Path, tmp_path: Path, monkeypatch
         return render_video(config, *key)
 
     with monkeypatch.context() as patch:
-        patch.setattr("mcn.data.synthetic.render_video", failing)
+        patch.setattr("mcn.preparation.synthetic.render_video", failing)
         with pytest.raises(KeyboardInterrupt):
             write_synthetic_actions(tmp_path, SyntheticConfig(**TINY), workers=1)
     assert not (tmp_path / "synthetic.json").exists()

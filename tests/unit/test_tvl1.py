@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mcn import tvl1
 from mcn.data.readers import open_video
 from mcn.errors import MCNError
-from mcn.tvl1 import TVL1Config, tvl1_flow
+from mcn.preparation import tvl1
+from mcn.preparation.tvl1 import TVL1Config, tvl1_flow
 
 cv2 = pytest.importorskip("cv2", reason="the extra `data` is not installed")
 

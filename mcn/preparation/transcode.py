@@ -23,7 +23,7 @@ from mcn.data._prepared import Prepared, plane_of
 from mcn.data.manifest import Entry, checksums_of
 from mcn.data.packed import PackedVideo, frame_bytes, write_frames
 from mcn.data.prepared import GOP, PreparedVideo, even_rate
-from mcn.data.readers import _ONE_THREAD, open_video
+from mcn.data.readers import ONE_THREAD, open_video
 from mcn.data.videoinfo import Tick, VideoError, VideoInfo, opened, probe
 from mcn.errors import MCNError
 from mcn.files import write_atomically
@@ -134,7 +134,7 @@ def _scaled(source: str, info: VideoInfo, height: int, width: int, tick: Tick) -
             colours = _FROM_RGB if frame.format.is_rgb else {}
             try:
                 yield reformatter.reformat(
-                    frame, width, height, "yuv420p", interpolation="BICUBIC", **colours, **_ONE_THREAD
+                    frame, width, height, "yuv420p", interpolation="BICUBIC", **colours, **ONE_THREAD
                 )
             except av.error.FFmpegError as error:
                 what = f"frames of {frame.format.name} cannot be scaled"

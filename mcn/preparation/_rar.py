@@ -1,9 +1,9 @@
 """What a RAR archive says it holds: names, sizes and checksums, read from its headers.
 
-The content is unpacked by whichever tool is installed (:mod:`mcn.data.archives`). Tools differ in what they
-check: one passes damaged files over in silence, another follows the archive to wherever its names lead. So
-the names are judged before, and the checksums compared after, by what is read here. Both formats of the
-public description are read: RAR 1.5-4 (UCF101 and HMDB51 come in it) and RAR 5.
+The content is unpacked by whichever tool is installed (:mod:`mcn.preparation.archives`). Tools differ in
+what they check: one passes damaged files over in silence, another follows the archive to wherever its
+names lead. So the names are judged before, and the checksums compared after, by what is read here. Both
+formats of the public description are read: RAR 1.5-4 (UCF101 and HMDB51 come in it) and RAR 5.
 """
 
 import os

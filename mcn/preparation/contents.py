@@ -10,10 +10,10 @@ from tqdm import tqdm
 from mcn.data.index import VideoIndex
 from mcn.data.layouts import Layout
 from mcn.data.manifest import Entry
-from mcn.data.parallel import parallel_map
 from mcn.data.prepared import open_prepared
 from mcn.data.supervise import supervised
 from mcn.data.videoinfo import VideoError, VideoInfo, probe, state_of
+from mcn.preparation.parallel import parallel_map
 
 _HEAD = 1 << 16  # bytes by which files of one size are told apart before all of them is read
 _BLOCK = 1 << 20  # bytes that are read at a time

@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from mcn.data._scenes import MOTIONS, draw_phases, draw_scene, render
 from mcn.errors import MCNError
+from mcn.preparation._scenes import MOTIONS, draw_phases, draw_scene, render
 
 __all__ = [
     "CLASSES",

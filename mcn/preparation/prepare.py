@@ -15,24 +15,23 @@ from typing import Any
 import av
 
 from mcn._version import __version__
-from mcn.data import transcode
-from mcn.data._jobs import plan, run_job
-from mcn.data._space import need_space
 from mcn.data.datasets import Videos, load_videos
-from mcn.data.layouts import LIST_FOLDERS
+from mcn.data.layouts import recognise
 from mcn.data.manifest import MANIFEST, SETTINGS, Entry, read_manifest
 from mcn.data.packed import frame_bytes
-from mcn.data.parallel import parallel_map
 from mcn.data.prepared import GOP
 from mcn.data.supervise import supervised
-from mcn.data.transcode import Target
 from mcn.data.videoinfo import VideoError
 from mcn.errors import MCNError
 from mcn.files import write_atomically
+from mcn.preparation import transcode
+from mcn.preparation._jobs import plan, run_job
+from mcn.preparation._space import need_space
+from mcn.preparation.parallel import parallel_map
+from mcn.preparation.transcode import Target
 
 _FORMAT = 1  # raised whenever the same settings would give other files
 _BEGUN = "prepared.partial.json"
-_LISTS = (".txt", ".csv", ".csv.gz")
 _LOOKS = 16  # videos whose headers are read to guess how much space is needed
 _BYTES_A_PIXEL = 0.12  # of H.264 at quantiser 20; half as many for every 6 more [measured, Kinetics-400]
 
@@ -45,7 +44,8 @@ class PrepareConfig:
     both sides become even). ``form`` is ``video`` (H.264, less than the source's bytes) or ``packed``
     (raw frames, 1.5 bytes a pixel: quickest to read, some 80 GB for UCF101). ``qp`` is the quantiser
     of the H.264 form, 1 (best) to 40. ``workers`` and ``dask`` say who does the work, as in
-    :func:`mcn.data.parallel.parallel_map`. Raises :class:`~mcn.errors.MCNError` for settings out of range.
+    :func:`mcn.preparation.parallel.parallel_map`. Raises :class:`~mcn.errors.MCNError` for settings out
+    of range.
     """
 
     short_side: int = 128
@@ -194,10 +194,9 @@ def _begin(out: Path, config: PrepareConfig, known: dict[str, Entry]) -> None:
 def _finish(videos: Videos, config: PrepareConfig, made: PreparedSet) -> PreparedSet:
     """Lists, the sorted manifest and, last, the settings."""
     out = made.folder
-    for folder in LIST_FOLDERS:
-        for path in sorted((videos.root / folder).glob("*")):
-            if path.name.lower().endswith(_LISTS) and path.is_file():
-                _write(out / folder / path.name, path.read_bytes())
+    source = recognise(videos.root)
+    for path in source.lists:
+        _write(out / path.relative_to(source.root), path.read_bytes())
     if (out / SETTINGS).exists():
         return made
     for left in out.rglob(".*.partial"):  # of workers that were killed

@@ -1,8 +1,9 @@
 """TV-L1 optical flow of videos, stored as the flow views read it (protocol row 48).
 
 TV-L1 on grey frames, clipped to +-20 pixels, as 8-bit JPEG. It is slow, so it is computed once and
-kept beside the videos: by OpenCV, a few frame pairs a second a core, or by :mod:`mcn.tvl1` in batches
-on a GPU. The two agree to some hundredths of a pixel; use one of them for all videos of a data set.
+kept beside the videos: by OpenCV, a few frame pairs a second a core, or by
+:mod:`mcn.preparation.tvl1` in batches on a GPU. The two agree to some hundredths of a pixel; use one of
+them for all videos of a data set.
 
 Image ``n`` is the flow from frame ``n - 1`` to frame ``n``; a video of N frames has N - 1 of each.
 A pair is done when its ``flow_y`` image is there, and is not computed again: whatever is interrupted
@@ -23,16 +24,16 @@ from PIL import Image
 from mcn.data._prepared import Prepared
 from mcn.data.datasets import Videos
 from mcn.data.flow import flow_folder
-from mcn.data.parallel import parallel_map
 from mcn.data.readers import VideoError, open_video, to_rgb
 from mcn.data.safe import OpenVideo, open_safely
 from mcn.data.supervise import TIMEOUT, supervised
 from mcn.data.videoinfo import Tick, nothing
 from mcn.errors import MCNError
 from mcn.files import write_atomically
+from mcn.preparation.parallel import parallel_map
 
 if TYPE_CHECKING:
-    from mcn.flow_device import DeviceFlow
+    from mcn.preparation.flow_device import DeviceFlow
 
 #: Motion, in pixels a frame, that the ends of the 8-bit scale stand for.
 BOUND = 20.0
@@ -182,7 +183,7 @@ def write_flow(
 def _on_device(method: str, device: str) -> "DeviceFlow":
     if method != "torch":
         raise MCNError(f"method={method!r}: one of opencv, torch")
-    from mcn.flow_device import device_flow
+    from mcn.preparation.flow_device import device_flow
 
     return device_flow(device)
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from mcn.errors import MCNError
-from mcn.tvl1 import tvl1_flow
+from mcn.preparation.tvl1 import tvl1_flow
 
 # Pixels in a batch, and into how many parts it is cut, one a thread. What a CPU works on should stay in its
 # cache; on a GPU a batch should outlast the start of a kernel, and takes about 400 bytes a pixel.

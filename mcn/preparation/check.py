@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mcn.data import contents
 from mcn.data.datasets import describe
 from mcn.data.layouts import Layout, recognise
 from mcn.data.manifest import read_manifest
@@ -18,6 +17,7 @@ from mcn.data.splits import Benchmark, benchmark
 from mcn.data.subsets import Selection, listed_names, select, subsets_of
 from mcn.data.videoinfo import VideoInfo
 from mcn.files import write_atomically
+from mcn.preparation import contents
 
 _SHOWN = 10  # names of each kind in the text
 _Subsets = Mapping[tuple[str, int], Selection]
@@ -109,10 +109,10 @@ def check(
 ) -> Report:
     """Look at all of a data set. ``quick`` decodes nothing; it still finds empty files.
 
-    ``workers`` and ``dask`` say who decodes, as in :func:`~mcn.data.parallel.parallel_map`; ``examine``
-    tells what is in a file, or why that cannot be told. Of prepared data all frames are read, against
-    their checksums. Raises :class:`~mcn.errors.MCNError` for a folder that is no data set, and for malformed
-    lists.
+    ``workers`` and ``dask`` say who decodes, as in :func:`~mcn.preparation.parallel.parallel_map`;
+    ``examine`` tells what is in a file, or why that cannot be told. Of prepared data all frames are read,
+    against their checksums. Raises :class:`~mcn.errors.MCNError` for a folder that is no data set, and for
+    malformed lists.
     """
     layout = recognise(root)
     every = select(layout, "all")

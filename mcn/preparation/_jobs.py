@@ -1,4 +1,4 @@
-"""The work of preparation, cut so that any worker can do any piece of it: see :mod:`mcn.data.prepare`.
+"""The work of preparation, cut so that any worker can do any piece of it: see :mod:`mcn.preparation.prepare`.
 
 A piece is one video file, or the shards of a group of videos. What it writes depends on its sources
 alone. Decoding happens in supervised children; this module imports no torch either, as workers of a
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from mcn.data import transcode
 from mcn.data.manifest import Entry
 from mcn.data.supervise import supervised
-from mcn.data.transcode import Target
 from mcn.data.videoinfo import VideoError
 from mcn.files import write_atomically
+from mcn.preparation import transcode
+from mcn.preparation.transcode import Target
 
 _GROUP = 32  # videos that go into shards together, at most; small sets are cut into _PIECES
 _PIECES = 64

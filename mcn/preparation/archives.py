@@ -23,10 +23,10 @@ from typing import BinaryIO, NoReturn
 
 from tqdm import tqdm
 
-from mcn.data._rar import Entry, read_rar
-from mcn.data._space import need_space
 from mcn.errors import MCNError
 from mcn.files import first_line, write_atomically
+from mcn.preparation._rar import Entry, read_rar
+from mcn.preparation._space import need_space
 
 __all__ = ["extract"]
 

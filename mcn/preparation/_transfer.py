@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from tqdm import tqdm
 
-from mcn.data._http import BY_HAND, Web
-from mcn.data._space import need_space
 from mcn.errors import MCNError
 from mcn.files import first_line, write_atomically
+from mcn.preparation._http import BY_HAND, Web
+from mcn.preparation._space import need_space
 
 if TYPE_CHECKING:
     from requests import Response

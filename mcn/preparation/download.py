@@ -14,11 +14,11 @@ from typing import IO, NoReturn
 
 from tqdm import tqdm
 
-from mcn.data._http import BY_HAND, Patience, Web
-from mcn.data._space import need_space
-from mcn.data._transfer import note_of, partial_of, receive, size_of
 from mcn.errors import MCNError
 from mcn.files import first_line, write_atomically
+from mcn.preparation._http import BY_HAND, Patience, Web
+from mcn.preparation._space import need_space
+from mcn.preparation._transfer import note_of, partial_of, receive, size_of
 
 __all__ = ["Patience", "RemoteFile", "download", "fetch_all"]
 
