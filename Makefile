@@ -21,7 +21,7 @@ help:            ## this list
 install: $(VENV)/.installed   ## make .venv with everything in it
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install $(PIP_ARGS) --quiet --constraint constraints.txt --editable '.[book,data,test]'
+	$(BIN)/pip install $(PIP_ARGS) --quiet --constraint constraints.txt --editable '.[book,data,cluster,test]'
 	@touch $@
 
 demo: install    ## built-in data, contrast and MCN, one table, pictures, the book
@@ -52,7 +52,7 @@ book: install    ## build the book from clean, warnings are errors
 	@echo "the book: $(CURDIR)/_build/html/index.html"
 
 data: install    ## write the built-in data set: DATA=data/synthetic
-	$(BIN)/python data_scripts/synthetic.py $(DATA)
+	$(BIN)/python data_scripts/synthetic.py get $(DATA)
 
 bench: install   ## timed comparisons, as ratios (minutes)
 	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks

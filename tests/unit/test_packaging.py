@@ -97,7 +97,7 @@ def test_conda_takes_the_same_versions(project: dict[str, Any]) -> None:
 def test_make_installs_through_the_constraints() -> None:
     (line,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if "pip install" in line]
     assert "--constraint constraints.txt" in line
-    assert "--editable '.[book,data,test]'" in line
+    assert "--editable '.[book,data,cluster,test]'" in line
 
 
 def test_one_version_everywhere(project: dict[str, Any]) -> None:
