@@ -1,4 +1,4 @@
-"""The command line: ``mcn pretrain | probe | finetune | retrieve | features | predict | export | demo``.
+"""The command line: ``mcn pretrain | probe | finetune | retrieve | features | predict | export | doctor | demo``.
 
 Settings come from, in rising order: the fields' defaults, ``--preset NAME``, the clips that a
 ``--checkpoint`` was trained on, ``--config FILE``, flags. What the user can mend is one line on
@@ -95,6 +95,13 @@ def _export(_: Any, args: Any) -> None:
     print(f"{path}: backbone weights for the {args.view} view, with torchvision's names")
 
 
+def _doctor(config: PretrainConfig, args: Any) -> None:
+    from mcn.doctor import diagnose
+
+    for line in diagnose(dataclasses.replace(config, data=args.folder), args.seconds).lines():
+        print(line)
+
+
 def _demo(_: Any, args: Any) -> None:
     from mcn.demo import demo
 
@@ -151,6 +158,15 @@ _COMMANDS = {
             _argument("--checkpoint", type=str, required=True, help="run folder or .pt of mcn finetune"),
             _argument("--device", type=str, default="auto", help="auto, cpu, cuda, ..."),
             _argument("--top", type=int, default=5, help="classes to print"),
+        ),
+    ),
+    "doctor": _Command(
+        _doctor,
+        "what limits a run on this machine, measured, and what to do about it",
+        PretrainConfig,
+        arguments=(
+            _argument("folder", type=str, help="the data set's folder"),
+            _argument("--seconds", type=float, default=5.0, help="how long each stage is timed"),
         ),
     ),
     "export": _Command(

@@ -5,7 +5,7 @@ Each verb can be stopped and started again, and ends with the same files.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -98,10 +98,6 @@ def _get(source: DataSource, root: Path, chosen: Any) -> int:
         f"{root / ARCHIVES}: {len(paths)} files, {_gigabytes(paths)} (next: {source.script} extract {root})"
     )
     return 0
-
-
-def _gigabytes(paths: Iterable[Path]) -> str:
-    return f"{sum(path.stat().st_size for path in paths) / 1e9:.3g} GB"
 
 
 def _extract(source: DataSource, root: Path, chosen: Any) -> int:
