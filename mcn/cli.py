@@ -1,4 +1,4 @@
-"""The command line: ``mcn pretrain | probe | finetune | retrieve | features | predict | export | doctor | demo``.
+"""The command line: ``mcn COMMAND``, one for each thing that is done with a data set or a network.
 
 Settings come from, in rising order: the fields' defaults, ``--preset NAME``, the clips that a
 ``--checkpoint`` was trained on, ``--config FILE``, flags. What the user can mend is one line on

@@ -56,7 +56,7 @@ def main(source: DataSource, arguments: Sequence[str] | None = None) -> int:
     if verb not in _VERBS:
         print(f"{source.script}: unknown verb {verb!r}: one of {', '.join(_VERBS)}", file=sys.stderr)
         return 2
-    run, add = _VERBS[verb][:2]
+    run, add, _ = _VERBS[verb]
     parser = ArgumentParser(
         prog=f"{source.script} {verb}", description=_help(source, verb), exit_on_error=False
     )
@@ -94,9 +94,8 @@ def _get(source: DataSource, root: Path, chosen: Any) -> int:
     remotes = source.remotes(root / ARCHIVES, parts, chosen.ca_bundle)
     given = chosen["from"] or None
     paths = fetch_all(remotes, root / ARCHIVES, source=given, ca_bundle=chosen.ca_bundle)
-    print(
-        f"{root / ARCHIVES}: {len(paths)} files, {_gigabytes(paths)} (next: {source.script} extract {root})"
-    )
+    size = sum(path.stat().st_size for path in paths) / 1e9
+    print(f"{root / ARCHIVES}: {len(paths)} files, {size:.3g} GB (next: {source.script} extract {root})")
     return 0
 
 
