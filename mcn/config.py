@@ -57,7 +57,7 @@ class DataConfig:
     """Which videos, and how a clip is cut from one."""
 
     data: str = ""
-    """Folder of the data set: class folders and, for train/test, UCF101-style split lists."""
+    """Folder of the data set: UCF101, HMDB51, Kinetics-400, class folders, any videos, or prepared data."""
     split: Literal[1, 2, 3] = 1
     """Official split (row 56)."""
     reader: Literal["auto", "decord", "pyav"] = "auto"

@@ -157,7 +157,11 @@ def features_of(config: EvalConfig, subset: str, network: MetaContrastiveNetwork
     network = load_network(config, device)[0] if network is None else network
     videos = load_videos(config.data, subset, config.split)
     if not len(videos):
-        raise MCNError(f"{config.data} has no {subset} list: an evaluation needs UCF101-style split lists")
+        raise MCNError(
+            f"{config.data} has no {subset} list: an evaluation needs the split lists of its data set "
+            f"(recognised: {videos.layout})"
+        )
+    print(f"{subset}: {len(videos)} videos: {videos.layout}")
     return extract_features(
         network, videos,
         frames=config.frames, stride=config.stride, size=config.size, clips=config.clips, view=config.view,

@@ -241,8 +241,8 @@ WRONG: list[tuple[list[str], int, list[str]]] = [
     (["pretrain"], 1, ["--data"]),
     (["pretrain", "--data", "nowhere"], 1, ["no such folder: nowhere"]),
     (["pretrain", "--data", "EMPTY"], 1, ["no videos in", ".mp4"]),
-    (["pretrain", "--data", "LOST"], 1, ["trainlist01.txt", "are not in", "right folder"]),
-    ([*PRETRAIN, "--split", "2", "--data", "LOST"], 1, ["trainlist02.txt"]),
+    (["pretrain", "--data", "LOST"], 1, ["no videos in LOST/videos", "looked for .avi"]),
+    (["pretrain", "--data", "OTHERS"], 1, ["OTHERS/splits names 32", "are not in", "right folder"]),
     ([*PRETRAIN, "--lr", "fast"], 2, ["lr", "fast", "float"]),
     ([*PRETRAIN, "--lr"], 2, ["--lr"]),
     ([*PRETRAIN, "--lr", "-1"], 1, ["--lr is -1", "at least 0"]),
@@ -310,7 +310,11 @@ def test_wrong_input_is_one_line(
     Path("EMPTY").mkdir()
     Path("FILE").write_text("a file")
     Path("LOST/videos").mkdir(parents=True)
-    Path("LOST/splits").symlink_to(action_data / "splits")
+    for name in ("LOST", "OTHERS"):
+        Path(name).mkdir(exist_ok=True)
+        Path(name, "splits").symlink_to(action_data / "splits")
+    Path("OTHERS/videos/another").mkdir(parents=True)
+    Path("OTHERS/videos/another/video.mp4").touch()
     Path(DATA).symlink_to(action_data)
     Path(TRAINED).symlink_to(trained)
     assert main(arguments) == status

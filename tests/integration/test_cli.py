@@ -22,7 +22,7 @@ from mcn.export import export_backbone
 from mcn.features import load_network
 from mcn.pretrain import Pretraining, pretrain
 
-COMMANDS = ("demo", "pretrain", "probe", "finetune", "retrieve", "features", "predict", "export")
+COMMANDS = ("demo", "pretrain", "probe", "finetune", "retrieve", "features", "predict", "doctor", "export")
 
 # What a number is counted in has to be said where it is asked for.
 UNITS = {
@@ -34,6 +34,7 @@ UNITS = {
     "milestones": "shares",
     "warmup": "Share",
     "max_bad": "share",
+    "read_timeout": "Seconds",
     "workers": "Processes",
     "threads": "threads",
     "clips": "Clips a video",

@@ -1,0 +1,66 @@
+"""What ``mcn doctor`` measures, and what it makes of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcn.cli import main
+from mcn.doctor import Diagnosis, diagnose
+from mcn.errors import MCNError
+
+
+def made(**times: Any) -> Diagnosis:
+    known = {"first_look": 0.03, "read": 0.01, "loader": 0.005, "augment": 0.002, "network": 0.002}
+    return Diagnosis(**{**known, "workers": 2, "cores": 8, "prepared": False, "device": "CPU", **times})
+
+
+def test_the_slower_side_limits() -> None:
+    assert made().limit == "decoding"
+    assert made(loader=0.003).limit == "network"
+    assert made(loader=0.003, augment=0.004).limit == "augmentation"
+
+
+def test_advice_fits_the_machine_and_the_data() -> None:
+    assert "--workers 3; this machine has 8 cores" in made().advice
+    assert "Prepare the data once" in made().advice
+    assert "--workers" not in made(workers=8).advice
+    assert "Prepare the data" not in made(prepared=True).advice
+    assert "more cores or a faster disk" in made(prepared=True, workers=8).advice
+    assert "--workers 8;" in made(read=1.0).advice  # no more than there are cores
+    assert "--augment false" in made(loader=0.001, augment=0.009).advice
+    assert "--order first" in made(loader=0.001).advice
+
+
+def test_it_times_every_stage_of_a_run(
+    smoke_config: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for order in ("exact", "none"):
+        found = diagnose(smoke_config("pretrain", order=order, workers=0), seconds=0.1)
+        for name in ("first_look", "read", "loader", "augment", "network"):
+            assert 0 < getattr(found, name) < 10, name
+        assert found.loader == found.read  # no workers: one process does both
+    assert "32 videos: layout of UCF101, 4 classes" in capsys.readouterr().out
+
+
+def test_the_command_prints_a_table_and_a_verdict(
+    action_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--preset", "smoke", "--workers", "1", "--seconds", "0.1", "--device", "cpu"]
+    assert main(["doctor", str(action_data), *flags]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 7
+    assert all("a second" in line for line in said[1:])
+    assert "it is limited by" in said[-1]
+    assert main(["doctor", str(action_data / "nowhere"), *flags]) == 1
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_videos_that_cannot_be_read_are_said(
+    own_data: Path, smoke_config: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in sorted((own_data / "videos").rglob("*.mp4")):
+        path.write_bytes(b"no video")
+    with pytest.raises(MCNError, match="cannot be read"):
+        diagnose(smoke_config("pretrain", data=own_data, workers=0), seconds=0.1)
