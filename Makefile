@@ -57,6 +57,9 @@ data: install    ## write the built-in data set: DATA=data/synthetic
 bench: install   ## timed comparisons, as ratios (minutes)
 	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
 
+robust: install  ## a thousand damaged files, every real clip, ten thousand opens (half an hour)
+	$(BIN)/python -m pytest -m robust -s tests/integration/test_robust.py
+
 learn: install   ## does it learn? three seeds of the demo's settings against the control (about 20 minutes)
 	$(BIN)/python -m pytest -m slow -s tests
 
