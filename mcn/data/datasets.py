@@ -146,11 +146,9 @@ def describe(layout: Layout, chosen: Selection, subset: str, split: int, lost: s
     notes += [f"not used: {', '.join(layout.unused)}"] if layout.unused else []
     if layout.kind == "folder" and not layout.parts:
         kind = "class folders" if chosen.classes else "flat folder, no labels"
-        line = f"{kind}, no split lists"
+        line = f"{'prepared videos, ' * layout.prepared}{kind}, no split lists"
     else:
         line = f"{_title(layout, chosen.classes)}: {_place(layout, chosen)}, {_lists(layout)}"
-    if layout.prepared:
-        line = f"{line}, prepared"
     return f"{line} ({'; '.join(notes)})" if notes else line
 
 
@@ -163,6 +161,8 @@ def _title(layout: Layout, classes: tuple[str, ...]) -> str:
 
 
 def _place(layout: Layout, chosen: Selection) -> str:
+    if layout.prepared:
+        return "prepared videos"
     inside = "" if layout.folder == layout.root else f"{layout.folder.name}/"
     parts = [layout.parts[chosen.part]] if chosen.part in layout.parts else sorted(layout.parts.values())
     places = [f"{inside}{part}/" for part in parts] or [inside or "folders at the top"]
