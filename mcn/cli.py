@@ -102,6 +102,13 @@ def _doctor(config: PretrainConfig, args: Any) -> None:
         print(line)
 
 
+def _table(_: Any, args: Any) -> None:
+    from mcn.results import load_records
+    from mcn.tables import render
+
+    print(render(args.number, args.format, load_records(args.results) if args.results else None), end="")
+
+
 def _demo(_: Any, args: Any) -> None:
     from mcn.demo import demo
 
@@ -177,6 +184,25 @@ _COMMANDS = {
             _argument("-o", "--output", type=str, required=True, help="file to write (.safetensors)"),
             _argument(
                 "--view", type=Literal["rgb", "second"], default="rgb", help="whose running statistics"
+            ),
+        ),
+    ),
+    "table": _Command(
+        _table,
+        "a table of the paper, what was measured here for it, and what differs",
+        arguments=(
+            _argument("number", type=int, help="number of the paper's table, 1 to 10"),
+            _argument(
+                "--format",
+                type=Literal["text", "markdown", "html", "latex"],
+                default="text",
+                help="text fits a terminal of 100 columns",
+            ),
+            _argument(
+                "--results",
+                type=str,
+                default=None,
+                help="folder of measured records; without one, book/results of the checkout mcn runs from",
             ),
         ),
     ),

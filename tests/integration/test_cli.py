@@ -22,7 +22,18 @@ from mcn.export import export_backbone
 from mcn.features import load_network
 from mcn.pretrain import Pretraining, pretrain
 
-COMMANDS = ("demo", "pretrain", "probe", "finetune", "retrieve", "features", "predict", "doctor", "export")
+COMMANDS = (
+    "demo",
+    "pretrain",
+    "probe",
+    "finetune",
+    "retrieve",
+    "features",
+    "predict",
+    "doctor",
+    "export",
+    "table",
+)
 
 # What a number is counted in has to be said where it is asked for.
 UNITS = {

@@ -1,0 +1,219 @@
+"""The paper's Tables 1 to 10 as data, and beside them what was measured here.
+
+The numbers of the paper (Lin et al., ICCV 2021) are in ``paper_tables.yaml``, every row and cell as printed.
+:func:`render` shows a table with what this project measured for it (:mod:`mcn.results`) set apart, and says
+what the paper's protocol is and what differs here.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from mcn._table_formats import FORMATS, Document, Grid, Part
+from mcn.errors import MCNError
+from mcn.results import Record, by_group, comparable, own_records, summary
+
+NOT_MEASURED = "Not measured here yet."
+
+Cell = str | float | int | bool | None
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table of the paper: its numbers as printed, the rest in this project's words."""
+
+    number: int
+    caption: str
+    unit: str
+    columns: tuple[str, ...]
+    results: dict[str, str]  #: result columns and the metric of a record that measures the same
+    rows: dict[str, tuple[Cell, ...]]  #: by the name that a record's ``row`` gives; ``True`` is a tick
+    paper: tuple[str, ...]  #: the paper's protocol, as far as stated
+    here: tuple[str, ...]  #: what differs here
+    notes: tuple[str, ...]  #: oddities of the table
+
+    def label(self, row: str) -> str:
+        """A row in words, for a table in which it stands alone.
+
+        >>> paper_table(5).label("contrast-binary"), paper_table(4).label("mcn-16")
+        ('CL + BL', 'MCN, 16 Input Frames')
+        """
+        if row not in self.rows:
+            return f"{row} (not in the paper)"
+        named = [
+            pair for pair in zip(self.columns, self.rows[row], strict=True) if pair[0] not in self.results
+        ]
+        ticked = [column for column, cell in named if cell is True]
+        words = [
+            cell if isinstance(cell, str) else f"{cell} {column}"
+            for column, cell in named
+            if cell is not None and cell is not True
+        ]
+        return ", ".join([*([" + ".join(ticked)] if ticked else []), *words])
+
+
+@cache
+def _source() -> dict[str, Any]:
+    text = (resources.files("mcn") / "paper_tables.yaml").read_text(encoding="utf-8")
+    source: dict[str, Any] = yaml.safe_load(text)
+    return source
+
+
+def paper_table(number: int) -> PaperTable:
+    """Table ``number`` of the paper.
+
+    Raises :class:`~mcn.errors.MCNError` for a table that the paper does not have.
+
+    >>> paper_table(5).rows["mcn"]
+    (True, True, True, 84.8)
+    """
+    source = _source()
+    if number not in source["tables"]:
+        raise MCNError(f"the paper has no table {number}: give a number from 1 to {max(source['tables'])}")
+    table = source["tables"][number]
+    measure = source["measures"][table["measure"]]
+    return PaperTable(
+        number=number,
+        caption=table["caption"],
+        unit=measure["unit"],
+        columns=tuple(table["columns"]),
+        results=table["results"],
+        rows={name: tuple(cells) for name, cells in table["rows"].items()},
+        paper=tuple(measure["paper"]),
+        here=(*measure["here"], *table["here"], *source["reporting"]),
+        notes=tuple(table["notes"]),
+    )
+
+
+def render(number: int, format: str = "text", records: Sequence[Record] | None = None) -> str:
+    """Table ``number`` as ``text`` (100 columns), ``markdown``, ``html`` or ``latex``.
+
+    ``records`` are the measured results to show; by default those of ``book/results``. In a notebook:
+    ``display(HTML(render(5, "html")))``. Raises :class:`~mcn.errors.MCNError` for a table that the paper
+    does not have and for another format.
+    """
+    if format not in FORMATS:
+        raise MCNError(f"unknown format {format!r}: one of {', '.join(FORMATS)}")
+    table = paper_table(number)
+    records = own_records() if records is None else records
+    return FORMATS[format](_document(table, [each for each in records if each.table == str(number)]))
+
+
+def _document(table: PaperTable, records: Sequence[Record]) -> Document:
+    parts = [
+        Part("The paper's numbers (Lin et al., ICCV 2021)", grids=(_paper_grid(table),)),
+        *_measured(table, records),
+        Part("The paper's protocol, as far as stated", bullets=table.paper),
+        Part("What differs here (rows of the appendix: what the paper leaves open)", bullets=table.here),
+    ]
+    if table.notes:
+        parts.append(Part("About the paper's table", bullets=table.notes))
+    return Document(f"Table {table.number}. {table.caption}", tuple(parts))
+
+
+def _paper_grid(table: PaperTable) -> Grid:
+    rows = tuple(
+        tuple(_show(cell, column in table.results) for column, cell in zip(table.columns, row, strict=True))
+        for row in table.rows.values()
+    )
+    numbers = [
+        column
+        for column, cells in enumerate(zip(*table.rows.values(), strict=True))
+        if any(isinstance(cell, int | float) and not isinstance(cell, bool) for cell in cells)
+    ]
+    return Grid(f"As printed: {table.unit}", table.columns, rows, frozenset(numbers))
+
+
+def _show(cell: Cell, is_result: bool) -> str:
+    if cell is None:
+        return "–" if is_result else ""
+    if cell is True:
+        return "✓"
+    return f"{cell:.1f}" if isinstance(cell, float) else str(cell)
+
+
+def _measured(table: PaperTable, records: Sequence[Record]) -> list[Part]:
+    """A part for each data set, protocol and device, so that only what can be compared stands together."""
+    if not records:
+        return [Part("Measured here", (NOT_MEASURED,), apart=True)]
+    order = list(table.rows)
+
+    def place(record: Record) -> tuple[bool, int, str]:
+        return not record.paper, order.index(record.row) if record.row in order else len(order), record.row
+
+    blocks: dict[tuple[Any, ...], list[Record]] = {}
+    for record in sorted(records, key=place):
+        key = (record.data, record.profile, record.protocol, record.units, record.paper, record.device)
+        blocks.setdefault(key, []).append(record)
+    return [_block(table, block) for block in blocks.values()]
+
+
+def _block(table: PaperTable, records: Sequence[Record]) -> Part:
+    first = records[0]
+    data = first.data
+    what = (
+        f"Data: {data.name}, split {data.split}, {data.train} training and {data.test} test videos. "
+        f"Profile: {first.profile}. Device: {first.device}."
+    )
+    kind = (
+        "The paper's protocol at full size, but for what differs below."
+        if first.paper
+        else "Not the paper's protocol at full size: compare these with each other, not with the paper's."
+    )
+    groups = by_group(records)
+    labels = _labels(table, groups)
+    known = [*table.results.values(), *_source()["metrics"]]
+    found = {metric for record in records for metric in record.metrics}
+    metrics = [name for name in dict.fromkeys(known) if name in found] + sorted(found - set(known))
+    grids = tuple(_metric_grid(table, metric, groups, labels) for metric in metrics)
+    return Part("Measured here", (what, f"Protocol: {first.protocol}.", kind), grids, apart=True)
+
+
+def _metric_grid(
+    table: PaperTable, metric: str, groups: Sequence[Sequence[Record]], labels: Sequence[str]
+) -> Grid:
+    """Rows of one metric, with how sure they are and where they come from."""
+    rows = []
+    for group, label in zip(groups, labels, strict=True):
+        having = [record for record in group if metric in record.metrics]
+        if not having:
+            continue
+        found = summary(having, metric)
+        spread = "" if found.spread is None else f" ± {found.spread:.1f}"
+        interval = "one seed" if found.low is None else f"{found.low:.1f} to {found.high:.1f}"
+        commits = ", ".join(dict.fromkeys(record.commit for record in having))
+        rows.append((label, str(found.n), f"{found.mean:.1f}{spread}", interval, commits))
+    name = _source()["metrics"].get(metric, metric.replace("_", " "))
+    other = "" if metric in table.results.values() else "; not the measure of the paper's table"
+    caption = f"Measured: {name}, {groups[0][0].units}{other}"
+    columns = ("Row", "Seeds", "Mean ± sd", "95 % interval", "Commit")
+    return Grid(caption, columns, tuple(rows), frozenset({1, 2, 3}))
+
+
+def _labels(table: PaperTable, groups: Sequence[Sequence[Record]]) -> list[str]:
+    """What each group is called; where two have the same row, the settings that tell them apart are added."""
+    flat = [_flat(comparable(group[0].setting)) for group in groups]
+    labels = []
+    for group, mine in zip(groups, flat, strict=True):
+        row = group[0].row
+        same = [other for each, other in zip(groups, flat, strict=True) if each[0].row == row]
+        names = dict.fromkeys(name for other in same for name in other)
+        differing = [name for name in names if any(other.get(name) != mine.get(name) for other in same)]
+        told = ", ".join(f"{name} {mine.get(name, 'not set')}" for name in differing)
+        labels.append(table.label(row) + (f" [{told}]" if told else ""))
+    return labels
+
+
+def _flat(setting: Mapping[str, Any], within: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in setting.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{within}{name}.")
+        else:
+            found[within + name] = json.dumps(value).strip('"')
+    return found
