@@ -17,6 +17,7 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 
 from mcn._version import __version__
 from mcn.config import (
+    AblateConfig,
     EvalConfig,
     FinetuneConfig,
     PretrainConfig,
@@ -95,6 +96,15 @@ def _export(_: Any, args: Any) -> None:
     print(f"{path}: backbone weights for the {args.view} view, with torchvision's names")
 
 
+def _ablate(config: AblateConfig, args: Any) -> None:
+    from mcn.ablation import ablate
+    from mcn.tables import render
+
+    number = args.table.removeprefix("table")
+    records = ablate(config, number)
+    print(render(int(number), records=records))
+
+
 def _doctor(config: PretrainConfig, args: Any) -> None:
     from mcn.doctor import diagnose
 
@@ -166,6 +176,12 @@ _COMMANDS = {
             _argument("--device", type=str, default="auto", help="auto, cpu, cuda, ..."),
             _argument("--top", type=int, default=5, help="classes to print"),
         ),
+    ),
+    "ablate": _Command(
+        _ablate,
+        "the rows of one of the paper's tables 1 to 5, with several seeds, recorded",
+        AblateConfig,
+        arguments=(_argument("table", type=str, help="table1 to table5"),),
     ),
     "doctor": _Command(
         _doctor,

@@ -17,7 +17,7 @@ from mcn.errors import MCNError
 
 # Which numbers a setting may be, where not every number makes sense: names, rule, the rule in words.
 _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("frames stride size clips eval_clips dim batch_size epochs checkpoint_every keep",
+    ("frames stride size clips eval_clips dim batch_size epochs checkpoint_every keep seeds jobs",
      lambda v: v >= 1, "at least 1"),
     ("threads workers negatives eval_every inner_steps inner_lr outer_support_weight",
      lambda v: v >= 0, "at least 0"),
@@ -250,6 +250,36 @@ class FinetuneConfig(LoopConfig, StartConfig):
     """Learning rate at the start."""
     milestones: tuple[float, ...] = (0.4, 0.8)
     """Where the steps are, as shares of the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblateConfig(RunConfig):
+    """The rows of one of the paper's tables, with several seeds, recorded as they are done."""
+
+    data: str = ""
+    """Folder of the data set, with class folders and split lists."""
+    split: Literal[1, 2, 3] = 1
+    """Official split (row 56)."""
+    reader: Literal["auto", "decord", "pyav"] = "auto"
+    """Video decoder; auto takes decord where its frames are right, else PyAV."""
+    out: str = "runs/ablate"
+    """Folder of the runs behind the records."""
+    results: str = "results"
+    """Folder of the records (one JSON file a row and seed)."""
+    profile: Literal["smoke", "laptop", "paper"] = "laptop"
+    """Which preset's settings the rows change; paper is the one of the row's backbone."""
+    seeds: int = 3
+    """Seeds a row, from --seed on."""
+    jobs: int = 1
+    """Rows that run at the same time, each with its share of the cores."""
+    rows: tuple[str, ...] = ()
+    """Names of the rows to run, such as [contrast,mcn]; empty: all of the table."""
+    evaluate: tuple[Literal["probe", "retrieval", "finetune"], ...] = ("probe", "retrieval")
+    """What each network is evaluated by, once, at its last epoch."""
+    set: tuple[str, ...] = ()
+    """Changes to the profile's pre-training settings, such as [epochs=40,size=40]."""
+    name: str = ""
+    """What records call the data; empty: what was recognised, or the folder's name."""
 
 
 C = TypeVar("C")

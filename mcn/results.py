@@ -185,13 +185,18 @@ def save_record(record: Record, folder: str | Path) -> Path:
     that cannot be written.
     """
     path = Path(folder) / record.file_name
+    write_record(record, path)
+    return path
+
+
+def write_record(record: Record, path: Path) -> None:
+    """Write a record to a path of one's own choice; otherwise :func:`save_record`."""
     lines = [
         f"  {json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}"
         for name, value in dataclasses.asdict(record).items()
     ]
     text = "{\n" + ",\n".join(lines) + "\n}\n"
     write_atomically(path, lambda file: file.write(text.encode()))
-    return path
 
 
 def load_records(folder: str | Path) -> list[Record]:
@@ -204,7 +209,7 @@ def load_records(folder: str | Path) -> list[Record]:
         raise MCNError(f"no such folder: {folder} (give the folder that holds the records, *.json)")
     found: dict[tuple[Any, ...], tuple[Path, Record]] = {}
     for path in sorted(Path(folder).glob("*.json")):
-        record = _read(path)
+        record = read_record(path)
         key = (int(record.table), record.group, record.seed)
         if key in found:
             raise MCNError(f"{path} and {found[key][0]} hold the same row and seed: remove one of them")
@@ -212,7 +217,8 @@ def load_records(folder: str | Path) -> list[Record]:
     return [found[key][1] for key in sorted(found)]
 
 
-def _read(path: Path) -> Record:
+def read_record(path: Path) -> Record:
+    """The record of a file; raises :class:`~mcn.errors.MCNError`, in one line, for one that is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -30,6 +30,7 @@ COMMANDS = (
     "retrieve",
     "features",
     "predict",
+    "ablate",
     "doctor",
     "export",
     "table",

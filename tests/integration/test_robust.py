@@ -110,21 +110,30 @@ def test_a_thousand_damaged_files_end_as_a_clip_or_a_report(tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(not SAMPLES, reason=f"no sample videos under {SHARED}")
-@pytest.mark.parametrize("reader", ["auto", "pyav"])
+@pytest.mark.parametrize("reader", ["auto", "pyav", "decord"])
 def test_every_frame_of_every_real_clip(reader: str) -> None:
-    """Against the sequential, flushed decode: windows that cover the whole clip, in random order."""
+    """Against the sequential, flushed decode: windows that cover the whole clip, in random order.
+
+    decord reads from frame 0 for each window of an AVI file, so of its windows only the last is asked for;
+    its own build of libavcodec may differ by 2 of 255 levels in MPEG-4.
+    """
+    if reader == "decord":
+        pytest.importorskip("decord")
     rng = random.Random(0)
+    allowed = 2 if reader == "decord" else 0
     wrong = []
     for path in SAMPLES + SUBSET:
         with av.open(str(path), metadata_errors="ignore") as container:
             frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
         starts = list(range(0, len(frames), 40))
         rng.shuffle(starts)
+        starts = [max(starts)] if reader == "decord" else starts
         with open_video(path, reader) as video:
             assert len(video) == len(frames), path
             for start in starts:
                 window = range(start, min(start + 40, len(frames)))
-                if not np.array_equal(video.frames(window), frames[window]):
+                difference = np.abs(video.frames(window).astype(np.int16) - frames[window])
+                if difference.max() > allowed:
                     wrong.append((path.name, start))
     assert not wrong, f"{len(wrong)} windows of {len(SAMPLES + SUBSET)} files differ: {wrong[:5]}"
 

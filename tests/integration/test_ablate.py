@@ -1,0 +1,168 @@
+"""``mcn ablate``: the paper's rows as settings, run cell by cell, recorded, continued, never mixed."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcn import ablation
+from mcn.ablation import TABLES, ablate, cells_of
+from mcn.cli import main
+from mcn.config import AblateConfig, PretrainConfig, build, load_preset
+from mcn.errors import MCNError
+from mcn.results import load_records
+from mcn.tables import paper_table
+
+
+@pytest.fixture
+def config(action_data: Path, tmp_path: Path) -> Callable[..., AblateConfig]:
+    def make(**changes: Any) -> AblateConfig:
+        known = {
+            "data": str(action_data), "profile": "smoke", "seeds": 1, "device": "cpu", "threads": 1,
+            "out": str(tmp_path / "runs"), "results": str(tmp_path / "results"), "set": ("epochs=1",),
+        }  # fmt: skip
+        return AblateConfig(**{**known, **changes})
+
+    return make
+
+
+def test_rows_have_the_names_of_the_papers_rows() -> None:
+    for number, rows in TABLES.items():
+        names = [row.name for row in rows]
+        assert len(set(names)) == len(names)
+        assert names[: len(paper_table(int(number)).rows)] == list(paper_table(int(number)).rows)
+
+
+def test_rows_are_settings_of_one_path(config: Callable[..., AblateConfig]) -> None:
+    cells = {cell.row: cell.settings for cell in cells_of(config(), "5")}
+    built = {name: build(PretrainConfig, settings) for name, settings in cells.items()}
+    assert {name: (c.order, c.cls_weight) for name, c in list(built.items())[:4]} == {
+        "contrast": ("none", 0.0),
+        "contrast-binary": ("none", 0.2),
+        "mcn": ("exact", 0.2),
+        "mcn-first-order": ("first", 0.2),
+    }
+    assert built["mcn-single-fc"].head == "linear"
+    assert built["contrast-64-negatives"].negatives == 64
+    assert {c.epochs for c in built.values()} == {1}
+    alphas = [cell.settings["cls_weight"] for cell in cells_of(config(), "3")]
+    assert alphas == [0.1, 0.2, 0.3, 0.4]
+    frames = [cell.settings["frames"] for cell in cells_of(config(), "4")]
+    assert frames == [2, 2, 4, 4, 8, 8]  # the smoke preset's 4 stands for the paper's 32
+
+
+def test_the_papers_profile_takes_each_backbones_preset(config: Callable[..., AblateConfig]) -> None:
+    for cell in cells_of(config(profile="paper", set=()), "1"):
+        preset = load_preset(f"paper-{cell.settings['backbone']}", "pretrain")
+        assert cell.settings["batch_size"] == preset["batch_size"]
+        assert cell.settings["frames"] == 32
+    assert cells_of(config(profile="paper", set=()), "5")[0].settings["backbone"] == "r2plus1d_18"
+
+
+def test_cells_of_one_network_share_their_run(config: Callable[..., AblateConfig]) -> None:
+    first, second = (cells_of(config(), number) for number in ("1", "2"))
+    assert [cell.run for cell in first] == [cell.run for cell in second]
+    assert len({cell.run for cell in cells_of(config(seeds=3), "5")}) == 3 * len(TABLES["5"])
+
+
+def test_seeds_come_one_after_the_other(config: Callable[..., AblateConfig]) -> None:
+    cells = cells_of(config(seeds=2, seed=5, rows=("mcn", "untrained")), "5")
+    assert [(cell.seed, cell.row) for cell in cells] == [
+        (5, "mcn"), (5, "untrained"), (6, "mcn"), (6, "untrained"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("table", "changes", "said"),
+    [
+        ("6", {}, "table '6' cannot be run: one of 1, 2, 3, 4, 5"),
+        ("5", {"rows": ("mnc",)}, "--rows: table 5 has no 'mnc', only contrast"),
+        ("5", {"set": ("epoch=3",)}, "--set epoch=3: give NAME=VALUE"),
+        ("5", {"set": ("epochs",)}, "--set epochs: give NAME=VALUE"),
+    ],
+)
+def test_what_there_is_not(
+    table: str, changes: dict[str, Any], said: str, config: Callable[..., AblateConfig]
+) -> None:
+    with pytest.raises(MCNError, match=said):
+        cells_of(config(**changes), table)
+
+
+def test_data_that_cannot_be_evaluated_is_refused_before_anything_runs(
+    config: Callable[..., AblateConfig], own_data: Path
+) -> None:
+    shutil.rmtree(own_data / "splits")
+    with pytest.raises(MCNError, match="needs labels and a test list"):
+        ablate(config(data=str(own_data)), "5")
+
+
+def test_cells_are_recorded_once_and_a_table_is_continued(
+    config: Callable[..., AblateConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = config(rows=("contrast", "untrained"), evaluate=("probe", "retrieval", "finetune"), jobs=2)
+    records = ablate(few, "5")
+    assert sorted(record.row for record in records) == ["contrast", "untrained"]
+    for record in records:
+        assert set(record.metrics) >= {"probe_top1", "retrieval_top1", "retrieval_top5", "finetune_top1"}
+        assert (record.data.train, record.data.test) == (32, 8)
+        assert record.setting["pretrain"]["epochs"] == 1
+        assert record.versions["torch"]
+        assert len(record.curve.get("loss", [])) == (record.row == "contrast")
+        assert str(tmp_path) not in json.dumps(record.setting)
+    capsys.readouterr()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").iterdir()}
+    assert ablate(few, "5") == records
+    assert "2 cells, 2 of them recorded" in capsys.readouterr().out
+    more = ablate(config(rows=("contrast", "untrained"), seeds=2, evaluate=few.evaluate), "5")
+    assert sorted((record.row, record.seed) for record in more) == [
+        ("contrast", 0), ("contrast", 1), ("untrained", 0), ("untrained", 1),
+    ]  # fmt: skip
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    # Other settings are other cells, and their records do not replace these.
+    other = ablate(config(rows=("untrained",), set=("frames=6",), evaluate=few.evaluate), "5")
+    assert len(other) == 1
+    assert len(load_records(tmp_path / "results")) == 5
+
+
+def test_a_cell_that_fails_does_not_stop_the_others(
+    config: Callable[..., AblateConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A learning rate at which the loss is not finite fails the trained row, and only that.
+    bad = config(rows=("contrast", "untrained"), set=("lr=1e30", "epochs=2"))
+    with pytest.raises(MCNError, match=r"1 of 2 cells failed \(the first: contrast, seed 0: .*learning rate"):
+        ablate(bad, "5")
+    assert [record.row for record in load_records(bad.results)] == ["untrained"]
+    assert "see " in capsys.readouterr().out
+
+
+def test_nothing_is_chosen(config: Callable[..., AblateConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every cell asked for is run and recorded, whatever the others' results are; there is no best of."""
+    seen = []
+
+    def fake(work: Any) -> str:
+        seen.append((work[0].row, work[0].seed))
+        return "not run"
+
+    monkeypatch.setattr(ablation, "_in_process", fake)
+    with pytest.raises(MCNError):
+        ablate(config(seeds=3), "5")
+    assert sorted(seen) == sorted((row.name, seed) for row in TABLES["5"] for seed in range(3))
+    # A network is watched on the test list only where somebody asks for it, and never by these settings.
+    assert all(cell.settings.get("eval_every", 0) == 0 for n in TABLES for cell in cells_of(config(), n))
+
+
+def test_the_command_prints_the_papers_rows_and_the_measured_ones(
+    config: Callable[..., AblateConfig], action_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--data", str(action_data), "--profile", "smoke", "--seeds", "1", "--rows", "[untrained]"]
+    where = ["--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results"), "--threads", "1"]
+    assert main(["ablate", "table5", *flags, *where, "--name", "drawn actions"]) == 0
+    said = capsys.readouterr().out
+    assert "77.3" in said
+    assert "drawn actions" in said
+    assert "untrained (not in the paper)" in said
+    assert main(["ablate", "table9", *flags, *where]) == 1
+    assert capsys.readouterr().err.startswith("mcn ablate: table '9' cannot be run")
