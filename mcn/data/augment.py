@@ -2,7 +2,8 @@
 
 Crop, antialiased resize, flip and Gaussian blur are linear and separable, so together they are two
 small matrices a clip: ``out = A_h @ frame @ A_w.T`` for each frame and channel. Colour jitter
-follows on the result, in place (the arithmetic is in ``_pixels.py``). Both views of a clip are
+follows on the result, in place. A CPU takes clip by clip, for its cache (``_pixels.py``; five times
+as fast there as all together); any other device takes the batch at once (``_batched.py``). Both views of a clip are
 computed *after* this, from one result, so they share every draw (protocol row 15).
 
 Strengths are CoCLR's (row 17), meanings those of torchvision's ``RandomResizedCrop`` and
@@ -13,12 +14,13 @@ for the jitter's clamps).
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from mcn.data._pixels import blur_matrix, resize_matrix, transform
+from mcn.data._batched import augment_together, crop_together
+from mcn.data._pixels import blur_matrix, blur_radius, resize_matrix, transform
 from mcn.errors import MCNError
 
 _BLUR_AT = 128  # the output size at which sigma is in pixels
@@ -144,47 +146,59 @@ def _draw_crop(
     return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
 
-def apply_augmentation(
-    clip: Tensor, aug: Augmentation, size: int, colour: bool = True, out: Tensor | None = None
-) -> Tensor:
+def apply_augmentation(clip: Tensor, aug: Augmentation, size: int, colour: bool = True) -> Tensor:
     """Augment one clip: ``uint8 (T, H, W, C)`` -> ``float32 (C, T, size, size)`` in [0, 1].
 
     ``colour=False`` is for flow images: crop and flip only, neither jitter nor blur, any number of
-    channels (row 55). ``out`` takes the result in place.
+    channels (row 55).
 
     >>> clip = torch.randint(256, (3, 20, 24, 3), dtype=torch.uint8)
     >>> apply_augmentation(clip, Augmentation(2, 1, 16, 18, flip=True), 8).shape
     torch.Size([3, 3, 8, 8])
     """
-    _check_clip(clip, colour)
-    bottom, right = aug.top + aug.height, aug.left + aug.width
-    if aug.top < 0 or aug.left < 0 or bottom > clip.shape[1] or right > clip.shape[2]:
-        raise MCNError(f"crop {aug} does not fit into frames of {tuple(clip.shape[1:3])} pixels")
-    sigma = aug.sigma * size / _BLUR_AT if colour else 0.0
-    rows = blur_matrix(resize_matrix(aug.height, size), sigma)
-    columns = resize_matrix(aug.width, size)
-    columns = blur_matrix(columns.flip(0) if aug.flip else columns, sigma)
-    box = clip[:, aug.top : bottom, aug.left : right]
-    colours = (aug.brightness, aug.contrast, aug.saturation, aug.hue)
-    return transform(box, rows, columns, aug.order if colour else (), colours, out)
+    return augment_batch([clip], [aug], size, colour)[0]
 
 
 def augment_batch(
-    clips: Sequence[Tensor], augs: Sequence[Augmentation], size: int, colour: bool = True
+    clips: Sequence[Tensor],
+    augs: Sequence[Augmentation],
+    size: int,
+    colour: bool = True,
+    device: torch.device | str | None = None,
 ) -> Tensor:
     """Augment clips, each ``uint8 (T, H, W, C)`` -> ``float32 (B, C, T, size, size)`` in [0, 1].
 
-    One draw a clip; heights and widths may differ between clips, ``T`` and ``C`` may not.
+    One draw a clip; heights and widths may differ between clips, ``T`` and ``C`` may not. The work
+    is done on ``device``, by default that of the clips: on a CPU clip by clip, elsewhere together.
     """
     if len(clips) != len(augs) or not clips:
         raise MCNError(f"augment_batch takes one draw a clip: {len(clips)} clips, {len(augs)} draws")
-    frames, _, _, channels = clips[0].shape
-    out = torch.empty(len(clips), channels, frames, size, size, device=clips[0].device)
-    for clip, aug, target in zip(clips, augs, out, strict=True):
-        if clip.shape[0] != frames or clip.shape[3] != channels:
-            raise MCNError(f"clips of one batch differ: {tuple(clip.shape)}, T={frames} wanted")
-        apply_augmentation(clip, aug, size, colour, target)
+    _check_clips(clips, colour)
+    for clip, aug in zip(clips, augs, strict=True):
+        bottom, right = aug.top + aug.height, aug.left + aug.width
+        if aug.top < 0 or aug.left < 0 or bottom > clip.shape[1] or right > clip.shape[2]:
+            raise MCNError(f"crop {aug} does not fit into frames of {tuple(clip.shape[1:3])} pixels")
+    if not colour:
+        augs = [replace(aug, order=(), sigma=0.0) for aug in augs]
+    sigmas = [aug.sigma * size / _BLUR_AT for aug in augs]
+    device = clips[0].device if device is None else torch.device(device)
+    if device.type != "cpu":
+        return augment_together(clips, augs, sigmas, size, device)
+    out = _room(clips, size)
+    for clip, aug, sigma, target in zip(clips, augs, sigmas, out, strict=True):
+        _augment_on_cpu(clip.cpu(), aug, sigma, target)
     return out
+
+
+def _augment_on_cpu(clip: Tensor, aug: Augmentation, sigma: float, out: Tensor) -> None:
+    """One clip into ``out``; ``sigma`` is in pixels of the output."""
+    size = out.shape[-1]
+    rows, columns = resize_matrix(aug.height, size), resize_matrix(aug.width, size, flip=aug.flip)
+    if radius := blur_radius(sigma, size):
+        blur = blur_matrix(size, sigma, radius)
+        rows, columns = blur @ rows, blur @ columns
+    box = clip[:, aug.top : aug.top + aug.height, aug.left : aug.left + aug.width]
+    transform(box, rows, columns, out, aug.order, (aug.brightness, aug.contrast, aug.saturation, aug.hue))
 
 
 def center_crop(clip: Tensor, size: int, resize: tuple[int, int] | None = None) -> Tensor:
@@ -196,21 +210,60 @@ def center_crop(clip: Tensor, size: int, resize: tuple[int, int] | None = None) 
     >>> center_crop(torch.zeros(2, 240, 320, 3, dtype=torch.uint8), 64).shape
     torch.Size([3, 2, 64, 64])
     """
-    _check_clip(clip, False)
-    height, width = clip.shape[1:3]
+    return center_crop_batch([clip], size, resize)[0]
+
+
+def center_crop_batch(
+    clips: Sequence[Tensor] | Tensor,
+    size: int,
+    resize: tuple[int, int] | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """:func:`center_crop` of clips (``uint8 (B, T, H, W, C)`` or a list) on ``device``, as of a batch.
+
+    >>> center_crop_batch(torch.zeros(5, 2, 24, 32, 3, dtype=torch.uint8), 16).shape
+    torch.Size([5, 3, 2, 16, 16])
+    """
+    clips = list(clips)
+    _check_clips(clips, False)
+    device = clips[0].device if device is None else torch.device(device)
+
+    def matrices(height: int, width: int) -> tuple[Tensor, Tensor]:
+        return _center_matrices(height, width, size, resize)
+
+    if device.type != "cpu":
+        return crop_together(clips, matrices, size, device)
+    out = _room(clips, size)
+    for clip, target in zip(clips, out, strict=True):
+        transform(clip.cpu(), *matrices(*clip.shape[1:3]), target)
+    return out
+
+
+def _center_matrices(
+    height: int, width: int, size: int, resize: tuple[int, int] | None
+) -> tuple[Tensor, Tensor]:
+    """Rows and columns of :func:`center_crop` for frames of ``height`` x ``width`` pixels."""
     short = min(height, width)
     full_height, full_width = resize or (height * size // short, width * size // short)
     if min(full_height, full_width) < size:
         raise MCNError(f"resize={resize}: smaller than the crop of {size} pixels")
     top, left = round((full_height - size) / 2), round((full_width - size) / 2)
     rows = resize_matrix(height, full_height)[top : top + size]
-    columns = resize_matrix(width, full_width)[left : left + size]
-    return transform(clip, rows, columns)
+    return rows, resize_matrix(width, full_width)[left : left + size]
 
 
-def _check_clip(clip: Tensor, colour: bool) -> None:
-    """Refuse what is not a clip as the readers give it."""
-    if clip.dim() != 4 or clip.dtype != torch.uint8:
-        raise MCNError(f"a clip is uint8 (T, H, W, C), got {clip.dtype} {tuple(clip.shape)}")
-    if colour and clip.shape[3] != 3:
-        raise MCNError(f"colour jitter takes 3 channels, got {clip.shape[3]}: pass colour=False")
+def _room(clips: Sequence[Tensor], size: int) -> Tensor:
+    """Memory for the result of a batch on the CPU."""
+    frames, _, _, channels = clips[0].shape
+    return torch.empty(len(clips), channels, frames, size, size)
+
+
+def _check_clips(clips: Sequence[Tensor], colour: bool) -> None:
+    """Refuse what is not a batch of clips as the readers give them."""
+    for clip in clips:
+        if clip.dim() != 4 or clip.dtype != torch.uint8:
+            raise MCNError(f"a clip is uint8 (T, H, W, C), got {clip.dtype} {tuple(clip.shape)}")
+        if colour and clip.shape[3] != 3:
+            raise MCNError(f"colour jitter takes 3 channels, got {clip.shape[3]}: pass colour=False")
+        if clip.shape[::3] != clips[0].shape[::3]:
+            raise MCNError(f"clips of one batch differ: {tuple(clip.shape)} and {tuple(clips[0].shape)}")

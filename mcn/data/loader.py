@@ -15,7 +15,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from mcn.data.augment import Augmentation, AugmentConfig, augment_batch, center_crop, draw_augmentation
+from mcn.data._batched import sent
+from mcn.data.augment import (
+    Augmentation,
+    AugmentConfig,
+    augment_batch,
+    center_crop_batch,
+    draw_augmentation,
+)
 from mcn.data.bad import BadVideos
 from mcn.data.datasets import Videos
 from mcn.data.flow import flow_folder, read_flow
@@ -162,22 +169,19 @@ def clip_views(
     if view2 in ("flow_u", "flow_v"):
         flow = _augmented([c.flow for c in clips if c.flow is not None], clips, size, device, colour=False)
         if view2 == "flow_u":  # mirrored, what moved left moves right
-            flipped = torch.tensor(
-                [bool(c.augmentation and c.augmentation.flip) for c in clips], device=flow.device
-            )
-            flow = torch.where(flipped.view(-1, 1, 1, 1, 1), 1 - flow, flow)
+            flipped = torch.tensor([bool(c.augmentation and c.augmentation.flip) for c in clips])
+            flow = torch.where(sent(flipped, device).view(-1, 1, 1, 1, 1), 1 - flow, flow)
     first, second = make_views(frames, view2, flow)
-    return first, second, torch.tensor([c.video for c in clips], device=device)
+    return first, second, sent(torch.tensor([c.video for c in clips]), device)
 
 
 def _augmented(
     frames: list[Tensor], clips: list[Clip], size: int, device: torch.device | str, colour: bool
 ) -> Tensor:
-    frames = [f.to(device, non_blocking=True) for f in frames]
     draws = [c.augmentation for c in clips if c.augmentation is not None]
     if len(draws) < len(frames):
-        return torch.stack([center_crop(f, size) for f in frames])
-    return augment_batch(frames, draws, size, colour=colour)
+        return center_crop_batch(frames, size, device=device)
+    return augment_batch(frames, draws, size, colour, device)
 
 
 class TestClips(Dataset[tuple[int, Tensor | None, str]]):

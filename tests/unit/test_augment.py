@@ -1,13 +1,18 @@
 """One draw a clip; the same arithmetic as torchvision's, to float32 rounding."""
 
+import itertools
 import math
+from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mcn._torchvision import torchvision  # noqa: F401  (mends the import of v2 below)
+from mcn.data import _batched, augment
 from mcn.data._pixels import shift_hue
 from mcn.data.augment import (
     Augmentation,
@@ -15,6 +20,7 @@ from mcn.data.augment import (
     apply_augmentation,
     augment_batch,
     center_crop,
+    center_crop_batch,
     draw_augmentation,
 )
 from mcn.errors import MCNError
@@ -199,10 +205,206 @@ def test_what_is_no_clip_or_no_config_is_refused() -> None:
             AugmentConfig(**wrong)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+# Batched on the device. The code is that of a GPU; torch runs it on a CPU just as well.
+
+TOGETHER = 1e-5  # how far the two paths may differ: float32, sums in another order
+ORDERS = list(itertools.permutations(range(4)))
+CPU = torch.device("cpu")
+
+
+def mixed_draws(count: int) -> list[Augmentation]:
+    """Orders of the jitter in turn, hues of both signs and beyond a third, flips, blurs, and plain ones."""
+    hues = (0.08, -0.05, 0.1, -0.1, 0.0, 0.3, -0.5, -0.2)
+    draws = []
+    for i in range(count):
+        flip, sigma = i % 2 == 1, (0.0, 1.7, 0.2, 6.0)[i % 4]
+        box = (i % 9, i % 14, 24 + i % 27, 30 + (5 * i) % 40)
+        if i % 5 == 4:
+            draws.append(Augmentation(*box, flip, sigma=sigma))
+            continue
+        factors = (1.4 - 0.05 * (i % 16), 0.6 + 0.05 * (i % 17), 1.4 - 0.07 * (i % 12), hues[i % 8])
+        draws.append(Augmentation(*box, flip, *factors, ORDERS[(7 * i) % 24], sigma))
+    return draws
+
+
+def together(clips: list[Tensor], augs: list[Augmentation], size: int, device: torch.device = CPU) -> Tensor:
+    """The path of a GPU."""
+    return _batched.augment_together(clips, augs, [aug.sigma * size / 128 for aug in augs], size, device)
+
+
+def test_together_is_one_by_one() -> None:
+    augs = mixed_draws(48)
+    assert {a.order for a in augs} >= {(), (0, 1, 2, 3), (3, 2, 1, 0)}
+    assert len({a.order for a in augs}) > 20
+    clips = [noise(2, 60 + i % 3, 84) for i in range(48)]  # three sizes
+    alone = augment_batch(clips, augs, 32)
+    batch = together(clips, augs, 32)
+    assert batch.is_contiguous()
+    torch.testing.assert_close(batch, alone, atol=TOGETHER, rtol=0)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_together_is_one_by_one_in_every_order(order: tuple[int, ...]) -> None:
+    augs = [
+        Augmentation(3, 5, 40, 50, hue > 0, bright, 2 - bright, bright, hue, order, sigma=1.0)
+        for bright in (0.6, 1.4)
+        for hue in (-0.1, 0.1)
+    ]
+    clips = [noise(2)] * 4
+    torch.testing.assert_close(
+        together(clips, augs, 24), augment_batch(clips, augs, 24), atol=TOGETHER, rtol=0
+    )
+
+
+def test_together_of_one_of_none_jittered_and_of_flow() -> None:
+    for aug in mixed_draws(10):
+        torch.testing.assert_close(
+            together([noise()], [aug], 24), augment_batch([noise()], [aug], 24), atol=TOGETHER, rtol=0
+        )
+    plain = [Augmentation(0, 0, 60, 84, flip) for flip in (False, True)] * 2
+    flow = [noise(3, channels=1)] * 4
+    torch.testing.assert_close(
+        together(flow, plain, 20), augment_batch(flow, plain, 20, colour=False), atol=TOGETHER, rtol=0
+    )
+
+
+def test_a_clip_without_jitter_is_left_exactly_as_it_is_among_jittered_ones() -> None:
+    plain, coloured = (
+        Augmentation(3, 5, 40, 50),
+        Augmentation(0, 0, 60, 84, False, 1.4, 0.6, 1.3, 0.1, (0, 3, 2, 1)),
+    )
+    clips = [noise(2), noise(2)]
+    among = together(clips, [plain, coloured], 24)[0]
+    assert torch.equal(among, together(clips, [plain, plain], 24)[0])
+
+
+def test_a_small_budget_takes_more_steps_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    augs, clips = mixed_draws(12), [noise(2, 60, 84)] * 12
+    whole = together(clips, augs, 24)
+    monkeypatch.setattr(_batched, "BUDGET", 2**20)
+    assert 1 < len(list(_batched._chunks(clips, 24))) < 12
+    torch.testing.assert_close(together(clips, augs, 24), whole, atol=TOGETHER, rtol=0)
+    monkeypatch.setattr(_batched, "BUDGET", 1)  # a clip is never refused
+    torch.testing.assert_close(together(clips, augs, 24), whole, atol=TOGETHER, rtol=0)
+
+
+@pytest.mark.parametrize("resize", [None, (40, 48)])
+def test_centre_crops_together_are_one_by_one(resize: tuple[int, int] | None) -> None:
+    clips = [noise(3), noise(3, 70, 50), noise(3)]
+    alone = torch.stack([center_crop(clip, 32, resize) for clip in clips])
+    assert torch.equal(center_crop_batch(clips, 32, resize), alone)
+
+    def matrices(height: int, width: int) -> tuple[Tensor, Tensor]:
+        return augment._center_matrices(height, width, 32, resize)
+
+    batch = _batched.crop_together(clips, matrices, 32, CPU)
+    torch.testing.assert_close(batch, alone, atol=TOGETHER, rtol=0)
+
+
+class Operations(TorchDispatchMode):
+    """Counts what is asked of the device: every call is a kernel or a few."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def operations(count: int) -> Counter[str]:
+    clips, augs = [noise(2)] * count, (mixed_draws(40) * 2)[:count]
+    with Operations() as seen:
+        together(clips, augs, 16)
+    for view in (
+        "select",
+        "slice",
+        "unbind",
+        "view",
+        "_unsafe_view",
+        "expand",
+        "split_with_sizes",
+        "unsqueeze",
+    ):
+        del seen.calls[view]  # of the host only
+    return seen.calls
+
+
+def test_the_number_of_operations_does_not_grow_with_the_batch_and_none_waits() -> None:
+    few, many = operations(20), operations(60)
+    # One copy a clip brings it over.
+    assert many.pop("copy_") - few.pop("copy_") == 40
+    assert few == many
+    assert sum(few.values()) < 250
+    waits = {
+        "_local_scalar_dense",
+        "nonzero",
+        "masked_select",
+        "is_nonzero",
+        "equal",
+        "index",
+        "unique",
+        "item",
+    }
+    assert not waits & set(many)
+
+
+def test_another_device_takes_the_batch_together_and_nothing_is_read_back() -> None:
+    # On "meta" tensors have shapes but no values: whatever asked for one would raise.
+    clips, augs = [noise(2, 60 + i % 3, 84) for i in range(12)], mixed_draws(12)
+    assert augment_batch(clips, augs, 16, device="meta").shape == (12, 3, 2, 16, 16)
+    assert augment_batch(clips, augs, 16, colour=False, device="meta").device.type == "meta"
+    assert center_crop_batch(clips, 16, device="meta").shape == (12, 3, 2, 16, 16)
+
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@needs_cuda
 def test_a_gpu_gives_the_same() -> None:
     clip = noise()
     for seed in range(4):
         aug = draw_augmentation(AugmentConfig(jitter=1, blur=1), 60, 84, generator(seed))
         there = apply_augmentation(clip.cuda(), aug, 32)
         torch.testing.assert_close(there.cpu(), apply_augmentation(clip, aug, 32), atol=1e-4, rtol=0)
+    augs, clips = mixed_draws(48), [noise(2, 60 + i % 3, 84) for i in range(48)]
+    batch = augment_batch(clips, augs, 32, device="cuda")
+    torch.testing.assert_close(batch.cpu(), augment_batch(clips, augs, 32), atol=1e-4, rtol=0)
+    crops = center_crop_batch(clips, 32, device="cuda")
+    torch.testing.assert_close(crops.cpu(), center_crop_batch(clips, 32), atol=1e-4, rtol=0)
+
+
+@needs_cuda
+def test_a_gpu_launches_as_many_kernels_for_many_clips_as_for_few() -> None:
+    from torch.profiler import ProfilerActivity, profile
+
+    def kernels(count: int) -> int:
+        clips, augs = [noise(2).pin_memory()] * count, (mixed_draws(40) * 2)[:count]
+        augment_batch(clips, augs, 16, device="cuda")  # what is done once, is done
+        torch.cuda.synchronize()
+        with profile(activities=[ProfilerActivity.CUDA]) as seen:
+            augment_batch(clips, augs, 16, device="cuda")
+            torch.cuda.synchronize()
+        return sum(
+            e.count for e in seen.key_averages() if not e.key.lower().startswith(("memcpy", "memset", "cuda"))
+        )
+
+    # A matrix library may cut a product into more or fewer kernels as it grows, hence not "equal".
+    assert abs(kernels(60) - kernels(20)) <= 8
+
+
+@needs_cuda
+def test_a_gpu_never_makes_the_host_wait_and_keeps_to_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_batched, "BUDGET", 64 << 20)
+    clips, augs = [noise(9, 128, 171).pin_memory() for _ in range(24)], mixed_draws(24)
+    out = augment_batch(clips, augs, 128, device="cuda")  # workspaces of the libraries are there now
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        augment_batch(clips, augs, 128, device="cuda")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.cuda.max_memory_allocated() - before <= (64 << 20) + out.nbytes
