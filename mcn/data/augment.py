@@ -1,10 +1,10 @@
-"""Augmentation of clips: one draw a clip, applied to all its frames, on the clip's own device.
+"""Augmentation of clips: one draw a clip, applied to all its frames, on any device.
 
 Crop, antialiased resize, flip and Gaussian blur are linear and separable, so together they are two
 small matrices a clip: ``out = A_h @ frame @ A_w.T`` for each frame and channel. Colour jitter
 follows on the result, in place. A CPU takes clip by clip, for its cache (``_pixels.py``; five times
-as fast there as all together); any other device takes the batch at once (``_batched.py``). Both views of a clip are
-computed *after* this, from one result, so they share every draw (protocol row 15).
+as fast there as all together); any other device takes the batch at once (``_batched.py``). Both
+views of a clip are computed *after* this, from one result, so they share every draw (row 15).
 
 Strengths are CoCLR's (row 17), meanings those of torchvision's ``RandomResizedCrop`` and
 ``ColorJitter``, checked against them in the tests. Two deliberate differences: nothing is rounded
