@@ -35,7 +35,7 @@ def residual_view(clip: Tensor, *, signed: bool = False) -> Tensor:
     if clip.dim() < 3 or clip.shape[-3] < 2:
         raise ValueError(f"residual_view takes (..., T + 1, H, W) with T >= 1, got {tuple(clip.shape)}")
     difference = clip[..., :-1, :, :] - clip[..., 1:, :, :]
-    return difference if signed else difference.abs()
+    return difference if signed else difference.abs_()
 
 
 def rgb_view(clip: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ def normalise(clip: Tensor, view: str) -> Tensor:
     """
     if view == "rgb":
         mean = clip.new_tensor(_RGB_MEAN).view(1, 3, 1, 1, 1)
-        return (clip - mean) / clip.new_tensor(_RGB_STD).view(1, 3, 1, 1, 1)
+        return (clip - mean).div_(clip.new_tensor(_RGB_STD).view(1, 3, 1, 1, 1))
     if view in ("residual", "signed_residual"):
         return clip / _RESIDUAL_STD
     if view in ("flow_u", "flow_v"):
