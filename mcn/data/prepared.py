@@ -105,14 +105,15 @@ class CheckedFile(io.RawIOBase):
         self.path, self._checksums = path, entry.checksums
         self._file: IO[bytes] = open(path, "rb", buffering=0)  # noqa: SIM115 (closed by close)
         self._size, self._at = self._file.seek(0, io.SEEK_END), 0
-        self._block, self._number = b"", -1
+        self._block, self._number, self._changed = b"", -1, False
         if self._size != entry.size:
             self.close()
             raise VideoError(f"{path}: has {self._size} bytes, not {entry.size} ({MEND})")
 
     def read(self, size: int = -1) -> bytes:
         """At most ``size`` bytes, up to the end of a block; none at the end of the file."""
-        if self._at >= self._size:
+        # libav asks again after an error, and of two exceptions PyAV prints one with its traceback.
+        if self._at >= self._size or self._changed:
             return b""
         number, inside = divmod(self._at, BLOCK)
         if number != self._number:
@@ -125,6 +126,7 @@ class CheckedFile(io.RawIOBase):
         self._file.seek(number * BLOCK)
         block = self._file.read(BLOCK)
         if checksum(block) != self._checksums[number]:
+            self._changed = True
             raise VideoError(f"{self.path}: its bytes have changed since it was prepared ({MEND})")
         self._block, self._number = block, number
 

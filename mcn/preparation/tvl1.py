@@ -1,7 +1,7 @@
 """TV-L1 optical flow of many image pairs at once, on any device.
 
 The duality-based method of Zach, Pock and Bischof (2007) in the form of Sánchez, Meinhardt-Llopis
-and Facciolo (IPOL, 2013). With I₀, I₁ the two images and u the flow, it minimises
+and Facciolo (IPOL, 2013). With I₀, I₁ the two images and u the flow, it minimises::
 
     ∫ |∇u₁| + |∇u₂| + λ |ρ(u)|,    ρ(u) = I₁(x + u⁰) + ∇I₁(x + u⁰) · (u − u⁰) − I₀(x)
 
