@@ -94,8 +94,8 @@ def _get(source: DataSource, root: Path, chosen: Any) -> int:
     remotes = source.remotes(root / ARCHIVES, parts, chosen.ca_bundle)
     given = chosen["from"] or None
     paths = fetch_all(remotes, root / ARCHIVES, source=given, ca_bundle=chosen.ca_bundle)
-    size = sum(path.stat().st_size for path in paths) / 1e9
-    print(f"{root / ARCHIVES}: {len(paths)} files, {size:.3g} GB (next: {source.script} extract {root})")
+    size = sum(path.stat().st_size for path in paths) / 1e6
+    print(f"{root / ARCHIVES}: {len(paths)} files, {size:,.1f} MB (next: {source.script} extract {root})")
     return 0
 
 
