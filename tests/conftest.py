@@ -3,6 +3,7 @@
 import multiprocessing
 import random
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
@@ -14,6 +15,10 @@ import torch
 
 from mcn.config import FinetuneConfig, PretrainConfig, ProbeConfig, RetrieveConfig, build, load_preset
 from mcn.preparation.synthetic import SyntheticConfig, write_synthetic_actions
+
+# A shell starts background jobs deaf to Ctrl-C, and their children inherit it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _CONFIGS = {
     "pretrain": PretrainConfig,

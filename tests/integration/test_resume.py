@@ -209,7 +209,8 @@ def test_killed_inside_a_line_of_metrics(
 ) -> None:
     run = tmp_path / "run"
     config = config_of("exact", run)
-    cut = min(cut, len((reference("exact") / "metrics.jsonl").read_text().splitlines()[0]))
+    # Short of the end by more than the digits in which two runs' speeds may differ.
+    cut = min(cut, len((reference("exact") / "metrics.jsonl").read_text().splitlines()[0]) - 6)
     known = {"function": pretrain, "config": config, "last": 5, "cut": cut}
     assert processes.finish(exec, DIE_IN_A_METRICS_LINE, known) == -signal.SIGKILL
     assert not (run / "metrics.jsonl").read_text().endswith("\n")
