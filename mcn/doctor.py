@@ -6,7 +6,6 @@ sides, and only making that side faster helps.
 """
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,13 +15,14 @@ import torch
 from tqdm import tqdm
 
 from mcn.config import PretrainConfig
-from mcn.data.augment import AugmentConfig
 from mcn.data.bad import BadVideos
 from mcn.data.datasets import Videos, load_videos
-from mcn.data.loader import Clip, TrainClips, train_steps
+from mcn.data.loader import Clip, TrainClips, check_readable, train_steps
 from mcn.data.manifest import SETTINGS
 from mcn.data.plan import Request, Step
 from mcn.errors import MCNError
+from mcn.loop import training_clips
+from mcn.preparation.parallel import usable_cores
 from mcn.pretrain import Pretraining
 from mcn.run import choose_device
 
@@ -111,15 +111,7 @@ def diagnose(config: PretrainConfig, seconds: float = 5.0) -> Diagnosis:
     videos = load_videos(config.data, "train", config.split)
     print(f"{len(videos)} videos: {videos.layout}")
     first_look = _first_look(videos, config, seconds)
-    dataset = TrainClips(
-        videos,
-        frames=config.frames,
-        stride=config.stride,
-        reader=config.reader,
-        augment=AugmentConfig(size=config.size) if config.augment else None,
-        flow=config.view2 if config.view2.startswith("flow") else None,
-        timeout=config.read_timeout,
-    )
+    dataset = training_clips(videos, config, config.view2 if config.view2.startswith("flow") else None)
     read, clips = _read(dataset, config, seconds)
     loader = _loader(dataset, config, seconds) if config.workers else read
     augment, network = _train(config, clips, len(videos), device, seconds)
@@ -130,7 +122,7 @@ def diagnose(config: PretrainConfig, seconds: float = 5.0) -> Diagnosis:
         augment,
         network,
         workers=max(config.workers, 1),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=usable_cores(),
         prepared=(videos.root / SETTINGS).exists(),
         device="GPU" if device.type == "cuda" else device.type.upper(),
     )
@@ -179,8 +171,7 @@ def _read(dataset: TrainClips, config: PretrainConfig, seconds: float) -> tuple[
 
     def once() -> int:
         clip = dataset[Request(next(videos), 0, len(kept))]
-        if clip.frames.numel() == 0:
-            raise MCNError(f"{len(clip.bad)} videos in a row could not be read, the last: {clip.bad[-1][1]}")
+        check_readable(clip)
         if len(kept) < 2 * config.batch_size:
             kept.append(clip)
         return 1

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mcn.checkpoint import load_checkpoint
 from mcn.config import EvalConfig, FinetuneConfig, PretrainConfig, build
-from mcn.data.augment import center_crop
+from mcn.data.augment import center_crop_batch
 from mcn.data.datasets import Videos, load_videos
 from mcn.data.loader import TestClips, readable_videos
 from mcn.data.supervise import TIMEOUT
@@ -141,7 +141,7 @@ def _pooled(
 ) -> Iterator[Tensor]:
     """Pooled features of one video's clips ``(clips, T + 1, H, W, 3)``, ``batch_size`` at a time."""
     for some in raw.split(batch_size):
-        clip = torch.stack([center_crop(c.to(device), size) for c in some])
+        clip = center_crop_batch(some, size, device=device)
         x = one_view(clip, view)
         yield network.features(x, VIEWS[view])  # type: ignore[operator]
 

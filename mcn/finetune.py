@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mcn.backbones import build_backbone
 from mcn.checkpoint import load_checkpoint
 from mcn.config import FinetuneConfig, build
-from mcn.data.augment import center_crop
+from mcn.data.augment import center_crop_batch
 from mcn.data.datasets import Videos, load_videos
 from mcn.data.loader import Clip, TestClips, clip_views, clips_of, readable_videos
 from mcn.data.safe import open_safely
@@ -125,7 +125,7 @@ def clip_probabilities(
     model: nn.Module, raw: Tensor, size: int, view: str, device: torch.device | str
 ) -> Tensor:
     """Softmax of each of a video's clips: uint8 ``(clips, T + 1, H, W, 3)`` -> ``(clips, classes)``."""
-    clip = torch.stack([center_crop(c.to(device), size) for c in raw])
+    clip = center_crop_batch(raw, size, device=device)
     return model(one_view(clip, view)).softmax(dim=1)
 
 

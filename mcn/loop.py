@@ -64,16 +64,7 @@ def train(
     done = _resume(trainer, run, bad)
     run.rewind_metrics(done)
 
-    dataset = TrainClips(
-        videos,
-        frames=config.frames,
-        stride=config.stride,
-        reader=config.reader,
-        augment=AugmentConfig(size=config.size) if config.augment else None,
-        flow=flow,
-        seed=config.seed,
-        timeout=config.read_timeout,
-    )
+    dataset = training_clips(videos, config, flow)
     plan = _plan(config, len(videos), per_epoch, done, stages, redraw)
     clips = train_steps(dataset, plan, config.workers, pin=run.device.type == "cuda")
     with progress_bar(total, done, run.path.name) as bar:
@@ -99,6 +90,20 @@ def train(
     for line in bad.summary():
         tqdm.write(line)
     run.close()
+
+
+def training_clips(videos: Videos, config: LoopConfig, flow: str | None = None) -> TrainClips:
+    """The clips that a run with these settings draws; ``flow`` names the stored flow to read."""
+    return TrainClips(
+        videos,
+        frames=config.frames,
+        stride=config.stride,
+        reader=config.reader,
+        augment=AugmentConfig(size=config.size) if config.augment else None,
+        flow=flow,
+        seed=config.seed,
+        timeout=config.read_timeout,
+    )
 
 
 def checked_steps(num_videos: int, batch_size: int, stages: bool) -> int:

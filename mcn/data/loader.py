@@ -104,6 +104,12 @@ class TrainClips(Dataset[Clip]):
         return Clip(frames, flow, augmentation, video, bad, opened.info.damage)
 
 
+def check_readable(clip: Clip) -> None:
+    """Raise :class:`~mcn.errors.MCNError` for a clip that was given up after too many replacements."""
+    if clip.frames.numel() == 0:
+        raise MCNError(f"{len(clip.bad)} videos in a row could not be read, the last: {clip.bad[-1][1]}")
+
+
 def check_length(video: OpenVideo, length: int, stride: int) -> None:
     """Refuse a damaged video of which less is readable than a clip of ``length`` frames takes.
 
@@ -162,8 +168,7 @@ def clip_views(
     of a clip share one augmentation (row 15); flow takes its crop and flip but no colour (row 55).
     """
     for clip in clips:
-        if clip.frames.numel() == 0:
-            raise MCNError(f"{len(clip.bad)} videos in a row could not be read, the last: {clip.bad[-1][1]}")
+        check_readable(clip)
     frames = _augmented([c.frames for c in clips], clips, size, device, colour=True)
     flow = None
     if view2 in ("flow_u", "flow_v"):

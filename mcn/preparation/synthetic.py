@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from mcn.errors import MCNError
 from mcn.preparation._scenes import MOTIONS, draw_phases, draw_scene, render
+from mcn.preparation.parallel import usable_cores
 
 __all__ = [
     "CLASSES",
@@ -193,8 +194,7 @@ def _write_videos(
     root: Path, config: SyntheticConfig, keys: list[_Key], workers: int | None, progress: bool
 ) -> None:
     # Starting a process takes as long as writing some dozens of videos.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    count = min(workers or cores or 1, 1 + len(keys) // 64)
+    count = min(workers or usable_cores(), 1 + len(keys) // 64)
     with tqdm(total=len(keys), unit="video", disable=not progress) as bar:
         if count <= 1:
             for key in keys:
