@@ -47,8 +47,9 @@ def action_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def own_data(action_data: Path, tmp_path: Path) -> Path:
-    """A copy of the data set that a test may damage."""
-    return Path(shutil.copytree(action_data, tmp_path / "own_data"))
+    """A copy of the data set that a test may damage, without what other tests have found out about it."""
+    ignored = shutil.ignore_patterns("mcn-index*")
+    return Path(shutil.copytree(action_data, tmp_path / "own_data", ignore=ignored))
 
 
 @pytest.fixture(scope="session")
