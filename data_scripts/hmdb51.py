@@ -7,10 +7,9 @@ that happens, fetch both with a browser and give the folder: ``get data/hmdb51 -
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from mcn.preparation.download import RemoteFile
-from mcn.preparation.verbs import DataSource, main
+from mcn.preparation.verbs import Bring, DataSource, main
 
 BASE = "https://drive.usercontent.google.com/download?export=download&confirm=t&id="
 VIDEOS, LISTS = "hmdb51_org.rar", "test_train_splits.rar"
@@ -23,17 +22,19 @@ TERMS = """HMDB51: https://serre.lab.brown.edu/hmdb51.html tells the terms and w
 Its clips come from films and the web; their own rights are not the lab's to give."""
 
 
-def remotes(folder: Path, parts: Sequence[str], ca_bundle: str) -> Sequence[RemoteFile]:
+def remotes(parts: Sequence[str], bring: Bring) -> Sequence[RemoteFile]:
     """The videos, an archive of one archive a class, and the lists (testTrainMulti_7030_splits/)."""
     return FILES
 
 
-def folder_of(name: str) -> str:
+def folder_of(name: str) -> str | None:
     """Class folders are put together; the lists bring their folder along."""
-    return "hmdb51_org" if name == VIDEOS else ""
+    return {VIDEOS: "hmdb51_org", LISTS: ""}.get(name)
 
 
-SOURCE = DataSource("hmdb51.py", "HMDB51", TERMS, remotes, folder_of=folder_of)
+SOURCE = DataSource(
+    "hmdb51.py", "HMDB51", TERMS, remotes, folder_of=folder_of, archives=f"{VIDEOS} and {LISTS}"
+)
 
 if __name__ == "__main__":
     sys.exit(main(SOURCE))

@@ -7,11 +7,10 @@ listed are there. CVDF's replacements for damaged files are not fetched; ``check
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from urllib.parse import quote, unquote
 
-from mcn.preparation.download import RemoteFile, download
-from mcn.preparation.verbs import DataSource, main
+from mcn.preparation.download import RemoteFile
+from mcn.preparation.verbs import Bring, DataSource, main
 
 BASE = "https://s3.amazonaws.com/kinetics/400"
 PARTS = ("train", "val", "test")
@@ -19,25 +18,34 @@ TERMS = """Kinetics-400: the annotations are DeepMind's (CC BY 4.0), the copy of
 (https://github.com/cvdfoundation/kinetics-dataset); the videos' rights are their owners'."""
 
 
-def remotes(folder: Path, parts: Sequence[str], ca_bundle: str) -> Sequence[RemoteFile]:
+def remotes(parts: Sequence[str], bring: Bring) -> Sequence[RemoteFile]:
     """The archives that CVDF lists for each part, and the part's csv."""
     found = []
     for part in parts:
-        listed = folder / "lists" / f"k400_{part}_path.txt"
-        download(f"{BASE}/{part}/{listed.name}", listed, ca_bundle=ca_bundle)
-        for line in listed.read_text().split():
+        listed = f"k400_{part}_path.txt"
+        text = bring(RemoteFile(f"{BASE}/{part}/{listed}", f"lists/{listed}")).read_text(encoding="utf-8")
+        for line in text.split():
             name = unquote(line.rsplit("/", 1)[-1])
             found.append(RemoteFile(quote(line, safe=":/%"), f"{part}/{name}"))
         found.append(RemoteFile(f"{BASE}/annotations/{part}.csv", f"annotations/{part}.csv"))
     return found
 
 
-def folder_of(name: str) -> str:
+def folder_of(name: str) -> str | None:
     """Archives hold their part's videos without folders; lists go to annotations/."""
-    return name.split("/")[0]
+    top = name.split("/")[0]
+    return top if top in (*PARTS, "annotations") and top != name else None
 
 
-SOURCE = DataSource("kinetics400.py", "Kinetics-400", TERMS, remotes, PARTS, folder_of)
+SOURCE = DataSource(
+    "kinetics400.py",
+    "Kinetics-400",
+    TERMS,
+    remotes,
+    PARTS,
+    folder_of,
+    archives="train/part_0.tar.gz and the like, in train/, val/ or test/",
+)
 
 if __name__ == "__main__":
     sys.exit(main(SOURCE))

@@ -7,10 +7,9 @@ started again. ``--help`` behind a verb lists its settings.
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from mcn.preparation.download import RemoteFile
-from mcn.preparation.verbs import DataSource, main
+from mcn.preparation.verbs import Bring, DataSource, main
 
 BASE = "https://www.crcv.ucf.edu/data/UCF101"
 # The publisher states no checksums; these are the ones that torchvision and TFDS keep.
@@ -28,16 +27,22 @@ FILES = (
         sha256="5c0d1a53b8ed364a2ac830a73f405e51bece7d98ce1254fd19ed4a36b224bd27",
     ),
 )
+NAMES = tuple(remote.name for remote in FILES)
 TERMS = """UCF101 is given out for research, without an open licence:
 https://www.crcv.ucf.edu/data/UCF101.php tells the terms and whom to cite."""
 
 
-def remotes(folder: Path, parts: Sequence[str], ca_bundle: str) -> Sequence[RemoteFile]:
-    """Videos (UCF-101/) and lists (ucfTrainTestlist/); both archives bring their folder along."""
+def remotes(parts: Sequence[str], bring: Bring) -> Sequence[RemoteFile]:
+    """Videos (UCF-101/) and lists (ucfTrainTestlist/)."""
     return FILES
 
 
-SOURCE = DataSource("ucf101.py", "UCF101", TERMS, remotes)
+def folder_of(name: str) -> str | None:
+    """Both archives bring their folder along."""
+    return "" if name in NAMES else None
+
+
+SOURCE = DataSource("ucf101.py", "UCF101", TERMS, remotes, folder_of=folder_of, archives=" and ".join(NAMES))
 
 if __name__ == "__main__":
     sys.exit(main(SOURCE))

@@ -1,10 +1,13 @@
 """HTTP for long downloads: certificates always verified, busy servers waited for, errors in one line."""
 
 import re
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
 
 from mcn.errors import MCNError
 
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
 LONGEST_WAIT = (
     120.0  # seconds; a server that asks for more is answered with an error, not with a night's sleep
 )
+LONG_WAIT = 4.0  # seconds; longer ones are told of
 BY_HAND = "or fetch it in a browser and run `get --from FOLDER` with the folder it is in"
 
 
@@ -111,6 +115,15 @@ class Web:
                 except InvalidHeader:  # neither seconds nor a date: our own pause, then
                     return None
                 return None if wait is None else min(wait, LONGEST_WAIT)
+
+            def sleep(self, response: Any = None) -> None:
+                asked = self.get_retry_after(response) if response else None
+                wait = asked or self.get_backoff_time()
+                if wait >= LONG_WAIT:  # nobody should wonder what a bar that stands still waits for
+                    last = self.history[-1]
+                    why = f"the server is busy (HTTP {last.status})" if last.status else "no answer"
+                    tqdm.write(f"{last.url}: {why}, asked again in {wait:.0f} s", file=sys.stderr)
+                super().sleep(response)
 
         retry = BoundedRetry(
             total=self.patience.tries,

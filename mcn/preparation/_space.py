@@ -18,3 +18,15 @@ def need_space(folder: Path, needed: int, what: str) -> None:
             f"{folder}: {what} need {needed / 1e9:.3g} GB, {free / 1e9:.3g} GB are free: "
             "free some space or choose another folder"
         )
+
+
+def size_text(size: float) -> str:
+    """Bytes as a person would say them.
+
+    >>> size_text(6_932_971_618), size_text(87_600), size_text(12)
+    ('6.93 GB', '87.6 kB', '12 bytes')
+    """
+    for unit, one in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= 0.9995 * one:
+            return f"{size / one:.3g} {unit}"
+    return f"{size:.0f} bytes"

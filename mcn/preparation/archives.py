@@ -228,10 +228,14 @@ def _run(command: list[str], out: Path, bar: "tqdm[NoReturn]") -> str:
         errors="replace",
     ) as process:
         assert process.stdout is not None
-        for line in process.stdout:  # about one for each file
-            bar.update(min(1, (bar.total or 0) - bar.n))
-            if line.strip() and not re.search(r"^(x|-) |\bOK\.?\s*$", line):
-                lines.append(line.strip())
+        try:
+            for line in process.stdout:  # about one for each file
+                bar.update(min(1, (bar.total or 0) - bar.n))
+                if line.strip() and not re.search(r"^(x|-) |\bOK\.?\s*$", line):
+                    lines.append(line.strip())
+        except BaseException:  # Ctrl-C: the tool must not go on without us
+            process.kill()
+            raise
     if process.returncode == 0:
         return ""
     words = r"(?i)\b(error|failed|cannot|can't|wrong|damaged|corrupt|truncated|unsupported)\b"

@@ -126,7 +126,7 @@ def absent(entries: Mapping[str, Entry]) -> dict[str, str]:
 
 def read_prepared(entries: Mapping[str, Entry], root: Path, workers: int | None, dask: str) -> dict[str, str]:
     """Prepared videos that cannot be read or are not what was prepared, and why; shows how far it is."""
-    items = [(entry, root.absolute()) for entry in entries.values()]
+    items = [(entry, root.absolute()) for entry in entries.values() if entry.file]
     results = parallel_map(_read_through, items, workers=workers, dask=dask, desc="read")
     return {items[number][0].name: reason for number, reason in results if reason}
 

@@ -7,6 +7,7 @@ a later ``get`` compares with the first.
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from mcn.preparation._http import BY_HAND, Patience, Web
 from mcn.preparation._space import need_space
 from mcn.preparation._transfer import note_of, partial_of, receive, size_of
 
-__all__ = ["Patience", "RemoteFile", "download", "fetch_all"]
+__all__ = ["Patience", "RemoteFile", "download", "fetch_all", "place_in"]
 
 _CHUNK = 1 << 20  # bytes
 _SUMS = "SHA256SUMS"
@@ -130,7 +131,9 @@ def _take(remotes: Sequence[RemoteFile], source: Path, folder: Path, progress: b
     """Link what ``source`` has and ``folder`` has not; return the new paths, which are verified."""
     if not source.exists():
         raise MCNError(f"no such folder or file: {source} (--from takes the folder the archives are in)")
-    origins = {remote: _origin(remote, source) for remote in remotes}
+    named = Counter(Path(remote.name).name for remote in remotes)
+    # Where parts have archives of the same names, only the folder tells whose one is.
+    origins = {r: place_in(source, r, by_name=named[Path(r.name).name] == 1) for r in remotes}
     if not any(origins.values()):
         names = ", ".join(Path(remote.name).name for remote in remotes[:3])
         raise MCNError(f"{source} has none of the files looked for ({names}): is --from the right folder?")
@@ -148,10 +151,11 @@ def _take(remotes: Sequence[RemoteFile], source: Path, folder: Path, progress: b
     return taken
 
 
-def _origin(remote: RemoteFile, source: Path) -> Path | None:
-    """Where ``source`` has the file: under its path, or by its name alone."""
+def place_in(source: Path, remote: RemoteFile, by_name: bool = True) -> Path | None:
+    """Where ``source``, a folder or the file itself, has a file: under its path, or by its name alone."""
     name = Path(remote.name).name
-    places = [source / remote.name, source / name] if source.is_dir() else [source]
+    inside = [source / remote.name, *([source / name] if by_name else [])]
+    places = inside if source.is_dir() else [source]
     return next((place.resolve() for place in places if place.name == name and place.is_file()), None)
 
 

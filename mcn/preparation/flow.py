@@ -12,7 +12,9 @@ the length of a video nor what is wrong with it matters. This module needs no to
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -97,7 +99,16 @@ def flow_video(path: str, folder: str, video: OpenVideo | None = None, *, tick: 
 def missing_pairs(folder: Path, video: OpenVideo) -> set[int]:
     """Numbers of the pairs of a video that are still to be done."""
     there = set(os.listdir(folder)) if folder.is_dir() else set()
+    _remove_left_over(folder, there)
     return {n for n in range(1, len(video)) if f"flow_y_{n:05d}.jpg" not in there}
+
+
+def _remove_left_over(folder: Path, names: set[str]) -> None:
+    """Remove what processes that were killed had begun; whoever else works here is done within a minute."""
+    for path in (folder / name for name in names if name.startswith(".flow_") and name.endswith(".partial")):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > 60:
+                path.unlink()
 
 
 def store_pair(folder: Path, number: int, flow: np.ndarray) -> None:

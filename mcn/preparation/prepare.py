@@ -26,7 +26,7 @@ from mcn.errors import MCNError
 from mcn.files import write_atomically
 from mcn.preparation import transcode
 from mcn.preparation._jobs import plan, run_job
-from mcn.preparation._space import need_space
+from mcn.preparation._space import need_space, size_text
 from mcn.preparation.parallel import parallel_map
 from mcn.preparation.transcode import Target
 
@@ -40,19 +40,20 @@ _BYTES_A_PIXEL = 0.12  # of H.264 at quantiser 20; half as many for every 6 more
 class PrepareConfig:
     """How a data set is prepared.
 
-    ``short_side`` is the length of the frames' short side in pixels (never more than the source's;
-    both sides become even). ``form`` is ``video`` (H.264, less than the source's bytes) or ``packed``
-    (raw frames, 1.5 bytes a pixel: quickest to read, some 80 GB for UCF101). ``qp`` is the quantiser
-    of the H.264 form, 1 (best) to 40. ``workers`` and ``dask`` say who does the work, as in
-    :func:`mcn.preparation.parallel.parallel_map`. Raises :class:`~mcn.errors.MCNError` for settings out
-    of range.
+    Raises :class:`~mcn.errors.MCNError` for settings out of range.
     """
 
     short_side: int = 128
+    """Pixels of the frames' short side; never more than the source's, and both sides become even."""
     form: str = "video"
+    """video (H.264, less than the source's bytes) or packed (raw frames, 1.5 bytes a pixel: quickest to
+    read, some 80 GB for UCF101)."""
     qp: int = 20
+    """Quantiser of the H.264 form, 1 (best) to 40."""
     workers: int | None = None
+    """How many videos at a time (default: one a usable core)."""
     dask: str = ""
+    """Address of a dask.distributed scheduler whose workers do it instead."""
 
     def __post_init__(self) -> None:
         if not 16 <= self.short_side <= 4096:
@@ -101,7 +102,7 @@ class PreparedSet:
     def report(self) -> list[str]:
         """A line of totals, then one for each damaged or unreadable video."""
         t = self.totals
-        first = f"{self.folder}: {t['videos']:,} videos, {t['frames']:,} frames, {t['bytes'] / 1e9:.3g} GB"
+        first = f"{self.folder}: {t['videos']:,} videos, {t['frames']:,} frames, {size_text(t['bytes'])}"
         damaged = [f"damaged, {e.frames} frames are kept: {e.name}: {e.damage}" for e in self.damaged]
         return [first, *damaged, *(f"unreadable: {e.name}: {e.damage}" for e in self.unreadable)]
 

@@ -13,10 +13,8 @@ frame depends on that frame alone and the compression cannot give the motion awa
 
 import io
 import json
-import multiprocessing
 import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,9 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from mcn.data.supervise import TIMEOUT, supervised
+from mcn.data.videoinfo import Tick, nothing
 from mcn.errors import MCNError
+from mcn.files import write_atomically
 from mcn.preparation._scenes import MOTIONS, draw_phases, draw_scene, render
-from mcn.preparation.parallel import usable_cores
+from mcn.preparation.parallel import parallel_map, usable_cores
 
 __all__ = [
     "CLASSES",
@@ -48,10 +49,6 @@ CLASSES: tuple[str, ...] = tuple(MOTIONS)
 class SyntheticConfig:
     """Settings of a synthetic data set; equal settings give equal videos.
 
-    `classes` (2 to 12), `groups` (3 to 99) and `clips_per_group` (1 to 99) give the size: each
-    class has ``groups * clips_per_group`` videos of `frames` frames of `size` x `size` pixels
-    (an even number, 16 or more) at `fps` frames a second.
-
     A scene is all of the appearance and the camera. `hard_positives` puts the same motion into
     several scenes; `hard_negatives` puts several motions into the same scene:
 
@@ -64,24 +61,33 @@ class SyntheticConfig:
     no              yes             one for the whole data set
     ==============  ==============  ==========================================================
 
-    `scenes` is the size of a pool, at most (and by default) the number of groups. With fewer, the
-    groups take turns, and test videos share scenes with training videos. It has no effect without
-    hard positives. Raises `MCNError` for settings out of range.
+    Raises `MCNError` for settings out of range.
 
     >>> SyntheticConfig(classes=8).groups
     25
     """
 
     seed: int = 0
+    """What all chance follows from."""
     classes: int = 10
+    """Number of actions, 2 to 12."""
     groups: int = 25
+    """Groups of a class, 3 to 99; each split tests on some of them."""
     clips_per_group: int = 2
+    """Videos of a group, 1 to 99: each class has groups times this many."""
     frames: int = 40
+    """Frames of a video."""
     size: int = 64
+    """Height and width in pixels: an even number, 16 or more."""
     fps: int = 25
+    """Frames a second."""
     hard_positives: bool = True
+    """Whether the same motion comes in several scenes."""
     hard_negatives: bool = True
+    """Whether several motions come in the same scene."""
     scenes: int | None = None
+    """Size of a pool of scenes, at most (and by default) the number of groups. With fewer, the groups
+    take turns, and test videos share scenes with training videos. No effect without hard positives."""
 
     def __post_init__(self) -> None:
         _between("seed", self.seed, 0, 2**63)
@@ -156,12 +162,13 @@ def write_synthetic_actions(
     settings, which comes last: where it is, the set is complete.
 
     `workers` is the number of processes (default: the usable cores; 1 starts no other process).
-    They are spawned, so a script that calls this needs ``if __name__ == "__main__":``. `progress`
-    shows a bar. The bytes follow from the settings for the same library versions and kind of
-    processor. A complete set is left alone and an interrupted one is continued. Raises `MCNError`
-    when `root` holds a set with other settings, or other videos.
+    `progress` shows a bar with the time left. The bytes follow from the settings for the same library
+    versions and kind of processor. A complete set is left alone and an interrupted one is continued.
+    Raises `MCNError` when `root` holds a set with other settings, or other videos, and where it cannot
+    be written.
     """
     root, config = Path(root), config or SyntheticConfig()
+    _between("workers", 1 if workers is None else workers, 1, 10_000)
     settings = _settings(config)
     done, begun = root / "synthetic.json", root / "synthetic.partial.json"
     trusted = _same_settings(done, settings) or _same_settings(begun, settings)
@@ -183,6 +190,8 @@ def write_synthetic_actions(
     for name, lines in _lists(config).items():
         # UCF101's own lists end their lines with a carriage return, too.
         _write(root / name, "".join(f"{line}\r\n" for line in lines).encode())
+    for left in root.glob("videos/*/.*.partial"):  # of processes that were killed
+        left.unlink()
     os.replace(begun, done)
     return root
 
@@ -195,24 +204,25 @@ def _write_videos(
 ) -> None:
     # Starting a process takes as long as writing some dozens of videos.
     count = min(workers or usable_cores(), 1 + len(keys) // 64)
-    with tqdm(total=len(keys), unit="video", disable=not progress) as bar:
-        if count <= 1:
-            for key in keys:
-                bar.update(_write_batch((root, config, [key])))
-            return
-        batches = [(root, config, keys[i : i + 8]) for i in range(0, len(keys), 8)]
-        # Spawned, not forked: the caller may have threads (PyTorch's), which do not survive a fork.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(count, mp_context=context) as pool:
-            for number in pool.map(_write_batch, batches):
-                bar.update(number)
+    jobs = [(str(root), config, key) for key in keys]
+    if count > 1:
+        desc = "drawing" if progress else ""
+        for _ in parallel_map(_write_in_child, jobs, workers=count, desc=desc):
+            pass
+        return
+    for job in tqdm(jobs, desc="drawing", unit="video", disable=not progress, dynamic_ncols=True):
+        _write_video(*job)
 
 
-def _write_batch(job: tuple[Path, SyntheticConfig, list[_Key]]) -> int:
-    root, config, keys = job
-    for key in keys:
-        _write(root / "videos" / _video_name(*key), _encode(render_video(config, *key), config.fps))
-    return len(keys)
+def _write_in_child(job: tuple[str, SyntheticConfig, _Key]) -> None:
+    _, config, _ = job
+    # A child is silent while it draws: allow many times what that takes.
+    timeout = TIMEOUT + 1e-5 * config.frames * config.size**2
+    supervised(_write_video, *job, timeout=timeout)
+
+
+def _write_video(root: str, config: SyntheticConfig, key: _Key, *, tick: Tick = nothing) -> None:
+    _write(Path(root) / "videos" / _video_name(*key), _encode(render_video(config, *key), config.fps))
 
 
 def _encode(frames: NDArray[np.uint8], fps: int) -> bytes:
@@ -283,14 +293,7 @@ def _same_settings(path: Path, settings: dict[str, object]) -> bool:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write a file so that, at any moment, it is either whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_atomically(path, lambda file: file.write(data))
 
 
 def _between(name: str, value: int, low: int, high: int) -> None:

@@ -1,10 +1,8 @@
 """Archives: official names and layouts, hostile and damaged ones, and processes killed in between.
 
-No tool that may be passed on writes RAR, so this file writes its own: stored members in the two formats of
-the public description. Every RAR test runs with each tool that is installed here.
+Every RAR test runs with each tool that is installed here.
 """
 
-import functools
 import hashlib
 import io
 import os
@@ -14,7 +12,6 @@ import struct
 import subprocess
 import sys
 import tarfile
-import tempfile
 import time
 import zipfile
 import zlib
@@ -22,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from archive_writers import TOOLS, WRITERS, Members, can_read, number, rar4, rar5, tgz, zipped
 
 from mcn.errors import MCNError
 from mcn.preparation import _space, archives
@@ -29,73 +27,6 @@ from mcn.preparation._rar import read_rar
 from mcn.preparation.archives import extract
 
 SPLITS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "splits"
-Members = dict[str, bytes | None]  # None: a folder
-TOOLS = list(archives._TOOLS)
-
-
-def rar4(members: Members, system: int = 3, mode: int = 0o100644, end: bool = True) -> bytes:
-    def block(body: bytes) -> bytes:
-        return struct.pack("<H", zlib.crc32(body) & 0xFFFF) + body
-
-    data = b"Rar!\x1a\x07\x00" + block(struct.pack("<BHHHI", 0x73, 0, 13, 0, 0))
-    for name, content in members.items():
-        raw, folder, content = name.replace("/", "\\").encode(), content is None, content or b""
-        body = struct.pack(
-            "<BHHIIBIIBBHI",
-            *(0x74, 0x8000 | (0xE0 if folder else 0), 32 + len(raw), len(content), len(content), system),
-            *(zlib.crc32(content), 0x58210000, 20, 0x30, len(raw), 0o40755 if folder else mode),
-        )
-        data += block(body + raw) + content
-    return data + (block(struct.pack("<BHH", 0x7B, 0x4000, 7)) if end else b"")
-
-
-def number(value: int) -> bytes:
-    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + number(value >> 7)
-
-
-def rar5(members: Members, extra: bytes = b"", summed: bool = True) -> bytes:
-    def block(body: bytes) -> bytes:
-        body = number(len(body)) + body
-        return struct.pack("<I", zlib.crc32(body)) + body
-
-    data = b"Rar!\x1a\x07\x01\x00" + block(b"\x01\x00\x00")
-    for name, content in members.items():
-        raw, folder, content = name.encode(), content is None, content or b""
-        with_sum = summed and not folder
-        body = number(2) + number(3 if extra else 2) + (number(len(extra)) if extra else b"")
-        body += number(len(content)) + number(folder + 4 * with_sum) + number(len(content))
-        body += number(0o40755 if folder else 0o100644)
-        body += struct.pack("<I", zlib.crc32(content)) if with_sum else b""
-        data += block(body + b"\x00\x01" + number(len(raw)) + raw + extra) + content
-    return data + block(b"\x05\x00\x00")
-
-
-def tgz(members: Members, zipped: bool = True) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz" if zipped else "w") as tar:
-        for name, content in members.items():
-            member = tarfile.TarInfo(name)
-            member.type = tarfile.DIRTYPE if content is None else tarfile.REGTYPE
-            member.size = len(content or b"")
-            tar.addfile(member, io.BytesIO(content or b""))
-    return buffer.getvalue()
-
-
-def zipped(members: Members) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, content in members.items():
-            file.writestr(f"{name}/" if content is None else name, content or b"")
-    return buffer.getvalue()
-
-
-WRITERS: dict[str, Callable[[Members], bytes]] = {
-    "rar4": rar4,
-    "rar5": rar5,
-    "zip": zipped,
-    "tgz": tgz,
-    "tar": lambda members: tgz(members, zipped=False),
-}
 
 
 def film(name: str, size: int = 3000) -> bytes:
@@ -111,18 +42,6 @@ SAMPLE: Members = {
     "UCF-101/climb/(HQ)_Rock_Climbing_-_[Free]_Solo & 'Speed'_climb_f_cm_np1_le_med_2.avi": film("three"),
     "UCF-101/empty.avi": b"",
 }
-
-
-@functools.cache
-def can_read(tool: str) -> bool:
-    """Whether a tool is here and reads RAR: as Debian packages it, 7-Zip does not."""
-    if not shutil.which(tool):
-        return False
-    with tempfile.TemporaryDirectory() as folder:
-        probe = put(Path(folder), "probe.rar", rar4({"a": b"a"}))
-        command = [tool, *archives._TOOLS[tool](str(probe), folder)]
-        subprocess.run(command, cwd=folder, capture_output=True, stdin=subprocess.DEVNULL)
-        return (Path(folder) / "a").is_file()
 
 
 @pytest.fixture(params=TOOLS)

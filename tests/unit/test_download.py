@@ -11,11 +11,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from loopback import CLEAN, Handler, Site
 
 from mcn.errors import MCNError
 from mcn.preparation import _space
@@ -27,91 +27,6 @@ BODY = random.Random(0).randbytes(300_000)
 OTHER = random.Random(1).randbytes(300_000)
 SHA = hashlib.sha256(BODY).hexdigest()
 QUICK = Patience(tries=3, pause=0.01, timeout=5.0)
-# Files of home directories and proxies have no say in what a test sees.
-CLEAN = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy") and "CA_BUNDLE" not in k}
-
-
-@dataclass
-class Site:
-    """A server's behaviour, to be changed in between, and what it was asked."""
-
-    body: bytes = BODY
-    etag: str = '"one"'
-    date: str = "Wed, 01 Jan 2020 00:00:00 GMT"
-    ranges: bool = True
-    length: int | None = None  # announced; the true one where None
-    chunked: bool = False
-    kind: str = "application/octet-stream"
-    cuts: list[int] = field(default_factory=list)  # bytes after which the next answers break off
-    statuses: list[tuple[int, dict[str, str]]] = field(default_factory=list)  # of the next answers
-    head: int = 200
-    pause: float = 0.0  # seconds after each 10 000 bytes
-    asked: list[tuple[str, str, str]] = field(default_factory=list)
-    conditions: list[str] = field(default_factory=list)  # of the ranges asked for
-    url: str = ""
-
-    @property
-    def gets(self) -> list[str]:
-        """The ranges that were asked for ("" for all)."""
-        return [wanted for method, _, wanted in self.asked if method == "GET"]
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    site: Site
-
-    def log_message(self, *_: object) -> None: ...
-
-    def do_HEAD(self) -> None:
-        self.answer(with_body=False)
-
-    def do_GET(self) -> None:
-        self.answer(with_body=True)
-
-    def answer(self, with_body: bool) -> None:
-        site, wanted = self.site, self.headers.get("Range", "")
-        site.asked.append((self.command, self.path, wanted))
-        if site.statuses or (not with_body and site.head != 200):
-            status, headers = site.statuses.pop(0) if site.statuses else (site.head, {})
-            return self.send(status, {"Content-Length": "0", **headers})
-        headers = {"Content-Type": site.kind, "ETag": site.etag, "Last-Modified": site.date}
-        status, begin, body = 200, 0, site.body
-        site.conditions += [self.headers.get("If-Range", "")] if wanted else []
-        valid = self.headers.get("If-Range", "") in ("", site.etag, site.date)
-        if wanted and site.ranges and valid:
-            begin = int(wanted.removeprefix("bytes=").rstrip("-"))
-            if begin >= len(body):
-                return self.send(416, {"Content-Range": f"bytes */{len(body)}", "Content-Length": "0"})
-            status, headers["Content-Range"] = 206, f"bytes {begin}-{len(body) - 1}/{len(body)}"
-            body = body[begin:]
-        if site.chunked:
-            headers["Transfer-Encoding"] = "chunked"
-        else:
-            headers["Content-Length"] = str(len(body) if site.length is None else site.length - begin)
-        self.send(status, {name: value for name, value in headers.items() if value})
-        if with_body:
-            self.pour(body)
-
-    def send(self, status: int, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-
-    def pour(self, body: bytes) -> None:
-        cut = self.site.cuts.pop(0) if self.site.cuts else len(body)
-        sent = body[:cut]
-        try:
-            for start in range(0, len(sent), 10_000):
-                piece = sent[start : start + 10_000]
-                self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if self.site.chunked else piece)
-                time.sleep(self.site.pause)
-            if self.site.chunked and cut >= len(body):
-                self.wfile.write(b"0\r\n\r\n")
-        except OSError:  # the client was killed
-            pass
-        if cut < len(body) or self.site.length is not None:
-            self.close_connection = True
 
 
 @pytest.fixture
@@ -121,7 +36,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Site]]:
     servers = []
 
     def start(certificate: Path | None = None, **behaviour: object) -> Site:
-        site = Site(**behaviour)  # type: ignore[arg-type]
+        site = Site(**{"body": BODY, **behaviour})  # type: ignore[arg-type]
         server = ThreadingHTTPServer(("127.0.0.1", 0), type("H", (Handler,), {"site": site}))
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -289,12 +204,27 @@ def test_a_busy_server_is_waited_for(status: int, serve: Callable[..., Site], tm
 
 
 def test_what_a_server_says_of_waiting_is_kept_to_and_bounded(
-    serve: Callable[..., Site], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serve: Callable[..., Site],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)
     get(serve(statuses=[(429, {"Retry-After": "7"}), (503, {"Retry-After": "86400"})]), tmp_path)
     assert [seconds for seconds in slept if seconds] == [7, 120]
+    # Nobody should wonder why a bar stands still.
+    assert capsys.readouterr().err.splitlines() == [
+        "/pub/clips.rar: the server is busy (HTTP 429), asked again in 7 s",
+        "/pub/clips.rar: the server is busy (HTTP 503), asked again in 120 s",
+    ]
+    patience = Patience(tries=4, pause=1.0, timeout=5.0)
+    with pytest.raises(MCNError, match="no answer"):
+        download("http://127.0.0.1:9/x.rar", tmp_path / "x.rar", progress=False, patience=patience)
+    assert capsys.readouterr().err.splitlines() == [
+        "/x.rar: no answer, asked again in 4 s",
+        "/x.rar: no answer, asked again in 8 s",
+    ]
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410, 418])
