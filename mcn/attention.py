@@ -111,7 +111,9 @@ def attention_maps(backbone: nn.Module, clips: Tensor, placement: str = "centres
     grid = conv5_grid(backbone) if placement == "centres" else None
     was_training = backbone.training
     backbone.eval()
-    energy = activation_energy(backbone.maps(clips))  # type: ignore[operator]
+    # TF32 would make a map depend on the batch it was computed in.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        energy = activation_energy(backbone.maps(clips))  # type: ignore[operator]
     backbone.train(was_training)
     if not energy.isfinite().all():
         raise MCNError("the network's activations are not finite: its training has diverged")

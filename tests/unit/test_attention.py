@@ -94,21 +94,21 @@ def _linear(module: nn.Module) -> None:
 
 @pytest.mark.parametrize("name", ["r3d_10", "r2plus1d_10", "s3d"])
 def test_cells_are_where_their_receptive_fields_are_centred(name: str) -> None:
-    backbone = build_backbone(name, width=None if name == "s3d" else 4).double()
+    backbone = build_backbone(name, width=None if name == "s3d" else 4)
     _linear(backbone)
     grid = conv5_grid(backbone)
     # Axis by axis, long enough for a cell in the middle whose field does not meet the padding.
-    for axis, length in ((2, 256), (3, 1024), (4, 1024)):
+    for axis, length in ((2, 192), (3, 640), (4, 640)):
         shape = [1, 3, 8, 32, 32]
         shape[axis] = length
-        clip = torch.ones(shape, dtype=torch.float64, requires_grad=True)
+        clip = torch.ones(shape, requires_grad=True)
         conv5 = backbone.maps(clip)
         cell = conv5.shape[axis] // 2
         conv5.sum(dim=[a for a in range(5) if a != axis])[cell].backward()
-        weight = clip.grad.sum(dim=[a for a in range(5) if a != axis])
+        weight = clip.grad.double().sum(dim=[a for a in range(5) if a != axis])
         assert weight[0] == weight[-1] == 0  # the field fits
         centre = float((weight * torch.arange(length)).sum() / weight.sum())
-        assert centre == pytest.approx(grid.first[axis - 2] + cell * grid.stride[axis - 2], abs=1e-9)
+        assert centre == pytest.approx(grid.first[axis - 2] + cell * grid.stride[axis - 2], abs=0.01)
 
 
 def test_upsampling_places_cells_and_goes_on_beyond_them() -> None:
