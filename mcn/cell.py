@@ -69,6 +69,7 @@ def _evaluation(cell: Cell, run: Path | None, kind: type[C], command: str, folde
     shared = ("data", "split", "device", "threads", "reader", "frames", "stride", "size", "backbone", "width")
     settings = {key: cell.settings[key] for key in shared if key in cell.settings}
     where = {"checkpoint": str(run or ""), "seed": cell.seed, "out": str(cell.run / folder)}
+    where |= {"from_scratch": run is None}
     preset = preset_of(cell.profile, cell.settings["backbone"])
     return build(kind, {**load_preset(preset, command), **settings, **where})
 

@@ -18,6 +18,7 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 from mcn._version import __version__
 from mcn.config import (
     AblateConfig,
+    AttendConfig,
     EvalConfig,
     FinetuneConfig,
     PretrainConfig,
@@ -42,44 +43,109 @@ def _pretrain(config: PretrainConfig, _: Any) -> None:
 
 
 def _finetune(config: FinetuneConfig, _: Any) -> None:
-    from mcn.finetune import finetune
+    from mcn.finetune import finetune, protocol
 
-    path, accuracy = finetune(config)
-    print(f"run folder: {path}")
-    if accuracy:
-        print(
-            f"test list:  top-1 {accuracy.top1:.1f} %, top-5 {accuracy.top5:.1f} % a video, "
-            f"top-1 {accuracy.clip_top1:.1f} % a clip ({accuracy.videos} videos, {config.clips} clips each)"
-        )
+    path, found = finetune(config)
+    if found:
+        first, *others = found.lines(config.clips)
+        print("\n".join([f"test list: {first}", *others]))
+        print(f"protocol:  {protocol(config)}")
+    print(f"run folder: {path}" + "   (test.json, classes.csv, confusion.csv)" * bool(found))
     print(f"next:       mcn predict VIDEO --checkpoint {path}")
 
 
 def _probe(config: ProbeConfig, _: Any) -> None:
-    from mcn.probe import PROTOCOL, run_probe
+    from mcn.probe import headline_probe, protocol, run_probe
 
+    if config.recipe == "headline":
+        path, found = headline_probe(config)
+        first, *others = found.lines(config.clips)
+        print("\n".join([f"linear probe: {first}", *others]))
+        print(f"protocol:     {protocol(config)}")
+        print(f"run folder: {path}   (test.json, classes.csv, confusion.csv)")
+        return
     result = run_probe(config)
     print(f"linear probe: top-1 {result.top1:.1f} % of {result.videos} videos (chance {result.chance:.1f} %)")
-    print(f"protocol:     {PROTOCOL}; {config.clips} clips, {config.view}, split {config.split}")
+    print(f"protocol:     {protocol(config)}")
     _record(config, "probe", dataclasses.asdict(result))
 
 
-def _retrieve(config: RetrieveConfig, _: Any) -> None:
-    from mcn.retrieval import PROTOCOL, run_retrieval
+def _retrieve(config: RetrieveConfig, args: Any) -> None:
+    from mcn.retrieval import protocol, run_retrieval
 
+    if args.query:
+        _look_up(config, args)
+        return
     result = run_retrieval(config)
     shown = ", ".join(f"top-{k} {value:.1f} %" for k, value in result.accuracy.items())
     print(f"retrieval: {shown} ({result.queries} queries)")
-    print(f"protocol:  {PROTOCOL}; {config.clips} clips, {config.view}, split {config.split}")
+    print(f"protocol:  {protocol(config)}")
+    if args.sheet:
+        _fig_4(config, args, result)
     _record(config, "retrieve", {f"top{k}": value for k, value in result.accuracy.items()})
+
+
+def _look_up(config: RetrieveConfig, args: Any) -> None:
+    """The videos nearest to a file."""
+    from mcn.lookup import find, open_index, query_feature
+    from mcn.retrieval_plots import contact_sheet, save_sheet
+
+    query = Path(args.query)
+    asked = query_feature(config, query)  # before the folder is read
+    index = open_index(config, Path(args.index) if args.index else None)
+    found = find(asked, index, max(config.ks), leave_out=query)
+    for place, each in enumerate(found, 1):
+        print(f"{place:3}  {each.cosine:6.3f}  {each.name}")
+    if args.sheet:
+        print(f"sheet: {save_sheet(contact_sheet(query, index.features.videos, found), Path(args.sheet))}")
+
+
+def _fig_4(config: RetrieveConfig, args: Any, result: Any) -> None:
+    """Queries and their nearest by another network and by this one, as in the paper's Fig. 4."""
+    from mcn.data.datasets import load_videos
+    from mcn.retrieval import run_retrieval
+    from mcn.retrieval_plots import retrieval_sheet, save_sheet
+
+    found = {"this network": result}
+    if args.beside:
+        checkpoint = "" if args.beside == "untrained" else args.beside
+        found = {args.beside: run_retrieval(dataclasses.replace(config, checkpoint=checkpoint)), **found}
+    test, train = (load_videos(config.data, subset, config.split) for subset in ("test", "train"))
+    print(f"sheet:     {save_sheet(retrieval_sheet(test, train, found), Path(args.sheet))}")
 
 
 def _features(config: EvalConfig, args: Any) -> None:
     from mcn.features import features_of, save_features
 
     config = dataclasses.replace(config, data=args.folder)
-    features = features_of(config, args.subset)
+    features = features_of(config, args.subset, share=(args.rank, args.world))
+    if args.world > 1:
+        made = int(features.readable.sum())
+        print(f"{made} of {len(features.x)} videos have features; without --rank this writes {args.output}")
+        return
     save_features(features, Path(args.output))
     print(f"{args.output}: features {tuple(features.x.shape)} of {len(features.x)} videos ({args.subset})")
+
+
+def _attend(config: AttendConfig, args: Any) -> None:
+    from mcn.attend import draw
+
+    if args.video:
+        for line in draw(config, args.video, Path(args.output)):
+            print(line)
+        return
+    if not config.data:
+        raise MCNError("give video files to draw, or --data (and --subset) to measure a list of videos")
+    from mcn.files import write_atomically
+    from mcn.motion import measure, protocol
+
+    found = measure(config, args.subset)
+    for line in [*found.lines(config.seed), f"protocol: {protocol(config)}"]:
+        print(line)
+    if args.output:
+        write_atomically(Path(args.output), lambda file: file.write(found.table().encode()))
+        print(f"{args.output}: a line a video")
+    _record(config, "attend", found.numbers(config.seed))
 
 
 def _predict(_: Any, args: Any) -> None:
@@ -150,12 +216,34 @@ _COMMANDS = {
         ),
     ),
     "pretrain": _Command(_pretrain, "self-supervised pre-training on a folder of videos", PretrainConfig),
-    "probe": _Command(_probe, "linear probe on frozen features (quick, cached)", ProbeConfig),
+    "probe": _Command(
+        _probe, "linear probe of frozen features: quick (cached) or headline (to compare)", ProbeConfig
+    ),
     "finetune": _Command(
-        _finetune, "supervised fine-tuning, from pre-training or from scratch", FinetuneConfig
+        _finetune, "supervised fine-tuning, of a checkpoint or --from_scratch", FinetuneConfig
     ),
     "retrieve": _Command(
-        _retrieve, "nearest neighbours: test videos ask, training videos answer", RetrieveConfig
+        _retrieve,
+        "nearest neighbours: test videos ask, training videos answer; or those of one file",
+        RetrieveConfig,
+        arguments=(
+            _argument(
+                "--query", type=str, default="", help="video file whose nearest in all of --data are shown"
+            ),
+            _argument(
+                "--index",
+                type=str,
+                default="",
+                help="file (.npz) that keeps the features --query searches; used again while they are true",
+            ),
+            _argument("--sheet", type=str, default="", help="picture to write: as the paper's Fig. 4"),
+            _argument(
+                "--beside",
+                type=str,
+                default="",
+                help="checkpoint whose answers the sheet shows beside, or untrained",
+            ),
+        ),
     ),
     "features": _Command(
         _features,
@@ -165,6 +253,24 @@ _COMMANDS = {
             _argument("folder", type=str, help="folder of videos"),
             _argument("-o", "--output", type=str, required=True, help="file to write (.npz)"),
             _argument("--subset", type=Literal["all", "train", "test"], default="all", help="which list"),
+            _argument("--rank", type=int, default=0, help="which share of the videos, from 0 to world - 1"),
+            _argument("--world", type=int, default=1, help="shares that are made, each by its own process"),
+        ),
+    ),
+    "attend": _Command(
+        _attend,
+        "where a network looks: activation maps of videos, or how well they cover motion over a list",
+        AttendConfig,
+        arguments=(
+            _argument("video", type=str, nargs="*", help="video files to draw; none: --data is measured"),
+            _argument(
+                "-o",
+                "--output",
+                type=str,
+                default="",
+                help="picture (.png, .pdf, .svg) or video (.mp4) of the files; table (.csv) of the list",
+            ),
+            _argument("--subset", type=Literal["all", "train", "test"], default="test", help="which list"),
         ),
     ),
     "predict": _Command(
@@ -225,7 +331,9 @@ _COMMANDS = {
 }
 
 
-def _record(config: ProbeConfig | RetrieveConfig, command: str, result: dict[str, float]) -> None:
+def _record(
+    config: ProbeConfig | RetrieveConfig | AttendConfig, command: str, result: dict[str, float]
+) -> None:
     """Keep a result in a run folder, with the settings and versions it was made with."""
     from mcn.run import RunFolder
 
@@ -249,7 +357,10 @@ def command_parser(name: str, settings: dict[str, Any] | None = None) -> Argumen
             "--config", action="config", help="YAML file of settings, e.g. a run's config.yaml"
         )
         parser.add_class_arguments(command.config, as_group=True)
-        fields = {field.name for field in dataclasses.fields(command.config)}
+        fields = {field.name: field.type for field in dataclasses.fields(command.config)}
+        for action in parser._actions:
+            if fields.get(action.dest) in (bool, "bool"):  # --from_scratch alone says true
+                action.nargs, action.const = "?", True
         parser.set_defaults({key: value for key, value in (settings or {}).items() if key in fields})
     return parser
 
@@ -272,18 +383,22 @@ def _parse(name: str, arguments: Sequence[str]) -> Any:
     if _COMMANDS[name].config is None:
         return args
     settings = load_preset(args.preset, name) if args.preset else {}
-    settings |= _trained_on(args.get("checkpoint"))
+    settings |= _trained_on(args.get("checkpoint"), args.get("out"))
     return command_parser(name, settings).parse_args(files + flags)
 
 
-def _trained_on(checkpoint: str | None) -> dict[str, Any]:
-    """Length, stride and size of the clips that a checkpoint's network has seen."""
+def _trained_on(checkpoint: str | None, out: str | None) -> dict[str, Any]:
+    """Length, stride and size of the clips that a checkpoint's network has seen.
+
+    A run that is continued says so itself: the checkpoint that it started from may be gone.
+    """
     if not checkpoint:
         return {}
-    from mcn.checkpoint import load_checkpoint
+    from mcn.checkpoint import latest_checkpoint
+    from mcn.starting_points import clips_seen
 
-    config = load_checkpoint(checkpoint)["config"]
-    return {name: config[name] for name in ("frames", "stride", "size")}
+    own = latest_checkpoint(Path(out) / "checkpoints") if out else None
+    return clips_seen(own or checkpoint)
 
 
 def _usage() -> str:

@@ -26,7 +26,11 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("bank_momentum", lambda v: 0 <= v < 1, "from 0 to below 1"),
     ("tau c read_timeout", lambda v: v > 0, "above 0"),
     ("fcm_group", lambda v: v >= 2, "at least 2"),
-    ("top", lambda v: bool(v) and min(v) >= 1, "whole numbers of at least 1, such as [1,5]"),
+    ("threshold", lambda v: 0 <= v < 1, "from 0 to below 1"),
+    ("accuracy", lambda v: all(0 <= x <= 100 for x in v), "per cent, such as [50.5,60.0]"),
+    ("holdout", lambda v: 0 < v < 1, "above 0 and below 1"),
+    ("sweep", lambda v: all(x > 0 for x in v), "numbers above 0, such as [0.001,0.01]"),
+    ("ks", lambda v: bool(v) and min(v) >= 1, "whole numbers of at least 1, such as [1,5]"),
 )  # fmt: skip
 
 
@@ -49,7 +53,8 @@ class RunConfig:
             for name in names.split():
                 value = getattr(self, name, None)
                 if value is not None and not holds(value):
-                    raise MCNError(f"--{name} is {value}: it should be {words}")
+                    flag = "top" if name == "ks" else name
+                    raise MCNError(f"--{flag} is {value}: it should be {words}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +192,7 @@ class PretrainConfig(LoopConfig, NetworkConfig, LossConfig, MetaConfig):
     """Self-supervised pre-training: contrast only, contrast + binary loss, or full MCN."""
 
     init_from: str = ""
-    """Checkpoint of an earlier run to start from (row 29)."""
+    """Weights to start from (row 29): checkpoint or run folder; exported, torchvision's or CoCLR's file."""
     shuffle_views: bool = False
     """Control experiment: pair each RGB clip with another video's second view."""
     eval_every: int = 0
@@ -201,45 +206,61 @@ class StartConfig:
     """The pre-trained backbone that an evaluation starts from."""
 
     checkpoint: str = ""
-    """Pre-training checkpoint (.pt) or run folder; empty: an untrained network."""
+    """Pre-training checkpoint, run folder or other weights (as init_from, row 29); empty: untrained."""
     backbone: Literal["r3d_18", "r2plus1d_18", "r3d_10", "r2plus1d_10", "r3d_small", "s3d"] = "r3d_18"
-    """Backbone when there is no checkpoint (a checkpoint knows its own)."""
+    """Backbone when there is no checkpoint of mcn (which knows its own)."""
     width: int | None = None
-    """Width when there is no checkpoint."""
-    view: Literal["rgb", "residual", "signed_residual"] = "rgb"
-    """View the network is shown (row 39: RGB)."""
+    """Width when there is no checkpoint of mcn."""
     clips: int = 10
-    """Clips a video in evaluation, spread evenly, centre crop (row 41)."""
+    """Clips a video in evaluation, spread evenly (row 41)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig(RunConfig, DataConfig, StartConfig):
     """Frozen features of a pre-trained network: shared by probe, retrieve and features."""
 
+    view: Literal[
+        "rgb", "residual", "signed_residual", "flow_u", "flow_v",
+        "rgb+residual", "rgb+signed_residual", "rgb+flow_u", "rgb+flow_v",
+    ] = "rgb"  # fmt: skip
+    """View the network is shown, or two whose features are joined, each at unit length (row 45)."""
+    second_checkpoint: str = ""
+    """Checkpoint or run folder that makes the second of two joined views; empty: the same network."""
+    crops: Literal["centre", "ten"] = "centre"
+    """What of a clip is shown: its centre, or corners and centre and all mirrored (row 41)."""
+    feature: Literal["pooled", "conv5"] = "pooled"
+    """Pooled feature, or conv5 max-pooled 2 x 2 and flattened, as in IIC (row 46)."""
+    cache: str = ""
+    """Folder where features are kept; empty: features/ in the checkpoint's run folder; none: nowhere."""
     batch_size: int = 32
     """Clips through the network at a time."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeConfig(EvalConfig):
-    """Quick linear probe: logistic regression on cached features (row 43)."""
-
-    c: float = 1.0
-    """Inverse strength of the probe's L2 penalty (scikit-learn's C), on standardised features."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrieveConfig(EvalConfig):
     """Nearest neighbours: test videos ask, training videos answer (row 46)."""
 
-    top: tuple[int, ...] = (1, 5, 10, 20, 50)
-    """A query counts as right if one of its k nearest has its class."""
+    top: int | tuple[int, ...] = (1, 5, 10, 20, 50)
+    """A query counts as right if one of its k nearest has its class; --query shows the largest k."""
+
+    @property
+    def ks(self) -> tuple[int, ...]:
+        """The numbers of ``top``, also where it is one."""
+        return (self.top,) if isinstance(self.top, int) else tuple(self.top)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(LoopConfig, StartConfig):
     """Supervised training of a backbone (pre-trained or from scratch) and a new classifier (row 40)."""
 
+    checkpoint: str = ""
+    """Checkpoint, run folder or other weights (row 29); a run from scratch has none, says --from_scratch."""
+    from_scratch: bool = False
+    """Train a backbone that was never pre-trained; has to be said, so that none is forgotten by accident."""
+    view: Literal["rgb", "residual", "signed_residual"] = "rgb"
+    """View the network is shown (row 39: RGB)."""
+    crops: Literal["centre", "ten"] = "centre"
+    """What of a test clip is shown: its centre, or corners and centre and all mirrored (row 41)."""
     dropout: float = 0.5
     """Dropout before the classifier."""
     batch_size: int = 72
@@ -250,6 +271,54 @@ class FinetuneConfig(LoopConfig, StartConfig):
     """Learning rate at the start."""
     milestones: tuple[float, ...] = (0.4, 0.8)
     """Where the steps are, as shares of the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig(LoopConfig, EvalConfig):
+    """Linear probe of a frozen backbone (row 43), after one of two recipes.
+
+    quick: logistic regression on one cached feature a video; of the settings of a training run it
+    needs none. headline: CoCLR's, a layer trained on random clips, to be set beside the paper's.
+    """
+
+    recipe: Literal["quick", "headline"] = "quick"
+    """quick: minutes, not the paper's protocol; headline: L2, BatchNorm and fc trained on random clips."""
+    c: float = 1.0
+    """quick: inverse strength of the L2 penalty (scikit-learn's C), on standardised features."""
+    sweep: tuple[float, ...] = ()
+    """Values of c (quick) or weight_decay (headline); the best on held-out training videos is used."""
+    holdout: float = 0.2
+    """Share of each class's training videos that a sweep holds out, whole source videos at a time."""
+    batch_size: int = 64
+    """headline: Videos a batch; quick: Clips through the network at a time."""
+    epochs: int = 100
+    """Passes over the training list."""
+    lr: float = 0.1
+    """Learning rate at the start."""
+    milestones: tuple[float, ...] = (0.6, 0.8)
+    """Where the steps are, as shares of the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttendConfig(RunConfig, DataConfig, StartConfig):
+    """Activation maps of conv5 (row 53), and how well they cover what moves (ours, not the paper's)."""
+
+    view: Literal["rgb", "residual", "signed_residual"] = "rgb"
+    """View the network is shown."""
+    compare: str = ""
+    """Checkpoint or run folder to compare with, drawn above; untrained: the network before its training."""
+    placement: Literal["centres", "stretched"] = "centres"
+    """Cells of conv5 drawn where they look, or stretched evenly over the clip (plain resizing)."""
+    threshold: float = 0.05
+    """Residual (mean of the channels, of full brightness 1) above which a pixel moves."""
+    moving: bool = False
+    """Draw a row of the pixels that count as moving."""
+    accuracy: tuple[float, ...] = ()
+    """Top-1 in per cent, measured elsewhere, of --compare and --checkpoint: bars under maps, as in Fig. 1."""
+    accuracy_source: str = ""
+    """Where those numbers come from; stands under the bars."""
+    batch_size: int = 8
+    """Clips through the network at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,19 +11,19 @@ import time
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from mcn.checkpoint import find_checkpoint
 from mcn.config import EvalConfig, PretrainConfig, build, load_preset
 from mcn.data.datasets import Videos, load_videos
-from mcn.data.readers import open_video, read_clip
+from mcn.data.readers import read_clip
 from mcn.features import Features, features_of
 from mcn.files import write_atomically
-from mcn.plots import loss_curves, neighbour_sheet, residual_strip
+from mcn.plots import loss_curves, residual_strip
 from mcn.preparation.synthetic import SyntheticConfig, write_synthetic_actions
 from mcn.pretrain import pretrain
 from mcn.probe import linear_probe
 from mcn.retrieval import Retrieval, retrieve
+from mcn.retrieval_plots import retrieval_sheet
 from mcn.run import read_metrics
 
 #: The networks compared, as settings of one training path; ``None`` is not trained at all.
@@ -147,28 +147,9 @@ def _pictures(
     curves = {name: read_metrics(run / "metrics.jsonl") for name, run in runs.items() if run}
     loss_curves(curves, title="pre-training").savefig(folder / "loss_curves.png")
 
-    train = load_videos(data, "train")
-    each = max(1, len(test) // 6)
-    chosen = list(range(0, len(test), each))[:6]
-    sheet = neighbour_sheet(
-        [_middle(test, q) for q in chosen],
-        [test.classes[test.labels[q]] for q in chosen],
-        {
-            n: [[_middle(train, int(g)) for g in r.neighbours[q, :3]] for q in chosen]
-            for n, r in found.items()
-        },
-        {
-            n: [[train.classes[train.labels[int(g)]] for g in r.neighbours[q, :3]] for q in chosen]
-            for n, r in found.items()
-        },
-        title="nearest training videos; the class is the motion, not what a frame shows",
-    )
+    title = "nearest training videos; the class is the motion, not what a frame shows"
+    sheet = retrieval_sheet(test, load_videos(data, "train"), found, title=title)
     sheet.savefig(folder / "neighbours.png")
-
-
-def _middle(videos: Videos, index: int) -> Tensor:
-    with open_video(videos.path(index)) as video:
-        return torch.from_numpy(video.frames([len(video) // 2])[0])
 
 
 __all__ = ["NETWORKS", "Row", "demo", "format_table"]

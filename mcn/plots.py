@@ -146,52 +146,6 @@ def running_mean(values: ArrayLike, weight: float) -> NDArray[np.float64]:
     return mean
 
 
-def neighbour_sheet(
-    query_frames: Sequence[ArrayLike],
-    query_labels: Sequence[str],
-    neighbour_frames: Mapping[str, Sequence[Sequence[ArrayLike]]],
-    neighbour_labels: Mapping[str, Sequence[Sequence[str]]],
-    title: str = "",
-) -> Figure:
-    """Retrieval as in the paper's Fig. 4: each row a query, then the nearest videos by each network.
-
-    An image is one frame (say, the middle one) as ``(H, W, 3)``, uint8 or floating point in [0, 1].
-    ``query_frames`` and ``query_labels`` have an entry a query. The other two map a network's name
-    (``{"untrained": ..., "MCN": ...}``; drawn side by side, in this order) to, for each query, its
-    nearest frames and their class names, the nearest first: an array ``(Q, K, H, W, 3)`` will do.
-    Neighbours of the query's class are framed green and marked "ok", others red and marked "no".
-    Raises ``ValueError`` where the numbers do not fit.
-    """
-    if set(neighbour_frames) != set(neighbour_labels):
-        raise ValueError(f"frames are of {sorted(neighbour_frames)}, labels of {sorted(neighbour_labels)}")
-    counts = [len(query_frames), len(query_labels)]
-    counts += [len(of) for by_name in (neighbour_frames, neighbour_labels) for of in by_name.values()]
-    if len(set(counts)) != 1:
-        raise ValueError(f"every list has one entry a query, got lengths {counts}")
-    nearest = max(len(row) for rows in neighbour_labels.values() for row in rows)
-    columns = 1 + len(neighbour_frames) * nearest
-    figure = Picture(figsize=(1.25 * columns + 0.3, 1.5 * len(query_frames) + 0.6), layout="constrained")
-    # A narrow empty column sets each network's neighbours apart.
-    widths = [1.0] + [w for _ in neighbour_frames for w in (0.12, *[1.0] * nearest)]
-    grid = figure.add_gridspec(len(query_frames), len(widths), width_ratios=widths)
-    for row, (frame, label) in enumerate(zip(query_frames, query_labels, strict=True)):
-        axis = _image(figure.add_subplot(grid[row, 0]), frame)
-        axis.set_xlabel(label, fontsize=8)
-        if row == 0:
-            axis.set_title("query", fontsize=10)
-        for block, name in enumerate(neighbour_frames):
-            start = 2 + block * (nearest + 1)
-            pairs = zip(neighbour_frames[name][row], neighbour_labels[name][row], strict=True)
-            for place, (image, found) in enumerate(pairs):
-                axis = _image(figure.add_subplot(grid[row, start + place]), image)
-                _mark(axis, found, found == label)
-                if row == 0:
-                    axis.set_title(f"{name}: {place + 1}" if place == 0 else str(place + 1), fontsize=10)
-    if title:
-        figure.suptitle(title, fontsize=11)
-    return figure
-
-
 def similarity_matrix(
     matrix: Tensor | ArrayLike,
     row_labels: Sequence[str] = (),
@@ -382,13 +336,6 @@ def _bare(axis: Axes) -> Axes:
 def _image(axis: Axes, image: ArrayLike) -> Axes:
     axis.imshow(_array(image), interpolation="nearest")
     return _bare(axis)
-
-
-def _mark(axis: Axes, label: str, right: bool) -> None:
-    colour = RIGHT if right else WRONG
-    for spine in axis.spines.values():
-        spine.set(edgecolor=colour, linewidth=3)
-    axis.set_xlabel(f"{label} ({'ok' if right else 'no'})", fontsize=8, color=colour)
 
 
 def _ticks(axis: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:

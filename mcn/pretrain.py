@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from mcn.bank import FeatureBank, draw_negatives
-from mcn.checkpoint import load_checkpoint
 from mcn.config import PretrainConfig
 from mcn.data.datasets import load_videos
 from mcn.data.loader import Clip, clip_views
@@ -26,6 +25,7 @@ from mcn.network import call_with, running_statistics, shared_parameters
 from mcn.optim import check_finite, parameter_groups
 from mcn.retrieval import nearest_neighbour_accuracy
 from mcn.run import RunFolder, generator_for, seed_for
+from mcn.starting_points import read_starting_point
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,7 @@ class Pretraining:
             momentum=config.bank_momentum,
             generator=generator_for(config.seed, "bank"),
         ).to(self.device)
+        self.started_from: dict[str, str] = {}  #: kind, file and SHA-256 of what ``init_from`` named
         groups = parameter_groups(self.network, config)
         self.optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
 
@@ -192,6 +193,7 @@ class Pretraining:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "bank": self.bank.state_dict(),
+            "started_from": self.started_from,
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -199,15 +201,13 @@ class Pretraining:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.bank.load_state_dict(state["bank"])
+        self.started_from = state.get("started_from", {})
 
-    def start_from(self, checkpoint: str) -> None:
-        """Take only the network of another run's checkpoint (row 29)."""
-        state = load_checkpoint(checkpoint, self.device)
-        try:
-            self.network.load_state_dict(state["network"])
-        except RuntimeError as error:
-            first = str(error).splitlines()[1].strip()[:200]
-            raise MCNError(f"--init_from {checkpoint} is another network: {first}") from error
+    def start_from(self, where: str) -> None:
+        """Take another run's network or a file's backbone (row 29); bank and optimiser stay new."""
+        start = read_starting_point(where, self.config.backbone, "--init_from")
+        print(start.load_into(self.network, self.config))
+        self.started_from = start.record()
 
 
 def pretrain(config: PretrainConfig) -> Path:
@@ -225,6 +225,7 @@ def pretrain(config: PretrainConfig) -> Path:
     training = Pretraining(config, len(videos), run.device)
     if config.init_from and run.resumed is None:
         training.start_from(config.init_from)
+        run.write_json("started_from.json", training.started_from)
     flow = config.view2 if config.view2.startswith("flow") else None
     train(training, run, videos, config, stages=stages, redraw=config.redraw, flow=flow)
     return run.path

@@ -1,7 +1,7 @@
 """Video retrieval (paper, Sec. 4.4): is one of a test video's k nearest training videos of its class?
 
-Cosine similarity of L2-normalised, clip-averaged features (protocol row 46). Every query counts: a
-test video that cannot be read is a wrong answer, not a missing one.
+Cosine similarity of L2-normalised, clip-averaged features (protocol rows 45 to 47). Every query counts: a
+test video that cannot be read is a wrong answer, not a missing one, and no last batch is dropped.
 """
 
 from dataclasses import dataclass
@@ -9,28 +9,38 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mcn.config import PretrainConfig, RetrieveConfig
+from mcn.config import EvalConfig, PretrainConfig, RetrieveConfig
 from mcn.data.datasets import load_videos
-from mcn.features import Features, extract_features, features_of, unit
+from mcn.features import Features, extract_features, features_of
+from mcn.nearest import nearest
 from mcn.network import MetaContrastiveNetwork
 
-#: Shown beside every number.
-PROTOCOL = "clip-averaged pooled features, L2, cosine; test list asks, training list answers"
+_FEATURE = {
+    "pooled": "pooled features",
+    "conv5": "conv5 features (max-pooled, flattened)",
+}
+_CROPS = {"centre": "centre crop", "ten": "ten crops"}
 
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Result of a retrieval: accuracies in per cent by k, and the neighbours themselves."""
+    """Result of a retrieval: accuracies in per cent by k, and the neighbours themselves.
+
+    ``neighbours`` ``(queries, max k)`` int64 are rows of the gallery, nearest first; fewer columns where
+    the gallery has fewer readable videos, -1 in the row of a query that cannot be read.
+    """
 
     accuracy: dict[int, float]
-    neighbours: Tensor  #: (queries, max k) int64 rows of the gallery, nearest first
+    neighbours: Tensor
     queries: int
 
 
 def retrieve(queries: Features, gallery: Features, top: tuple[int, ...] = (1, 5, 10, 20, 50)) -> Retrieval:
     """Rank the gallery for each query.
 
-    A ``k`` larger than the gallery takes all of it. Ties go to the video that comes first.
+    A ``k`` larger than the gallery takes all of it. Ties go to the video that comes first. Classes are
+    compared by name; a query whose class is not in the gallery is wrong. Raises
+    :class:`~mcn.errors.MCNError` where nothing in the gallery can be read.
 
     >>> from mcn.data.datasets import Videos
     >>> from pathlib import Path
@@ -38,18 +48,32 @@ def retrieve(queries: Features, gallery: Features, top: tuple[int, ...] = (1, 5,
     >>> retrieve(Features(torch.eye(2), two), Features(torch.eye(2), two), top=(1,)).accuracy
     {1: 100.0}
     """
-    similarity = unit(queries.x.double()) @ unit(gallery.x.double()).T  # (queries, gallery)
-    similarity = similarity.masked_fill(~gallery.readable, -2.0).nan_to_num(-2.0)
-    order = similarity.argsort(dim=1, descending=True, stable=True)[:, : max(top)]
-    hit = (gallery.labels[order] == queries.labels[:, None]) & queries.readable[:, None]
+    order = torch.from_numpy(nearest(queries.x.numpy(), gallery.x.numpy(), max(top)))
+    names = {name: number for number, name in enumerate(gallery.videos.classes)}
+    asked = torch.tensor([names.get(name, -1) for name in queries.videos.classes])[queries.labels]
+    hit = (gallery.labels[order] == asked[:, None]) & queries.readable[:, None]
     accuracy = {k: 100.0 * hit[:, :k].any(dim=1).double().mean().item() for k in top}
     return Retrieval(accuracy, order, len(queries.x))
+
+
+def protocol(config: EvalConfig) -> str:
+    """What a number of retrieval means, for the line beside it.
+
+    >>> print(protocol(RetrieveConfig()).replace("; ", ";\\n"))
+    pooled features, mean of 10 clips, centre crop, rgb, cosine;
+    split 1: the training list answers the test list
+    """
+    joined = ", each view at unit length" if "+" in config.view else ""
+    return (
+        f"{_FEATURE[config.feature]}, mean of {config.clips} clips, {_CROPS[config.crops]}, "
+        f"{config.view}{joined}, cosine; split {config.split}: the training list answers the test list"
+    )
 
 
 def run_retrieval(config: RetrieveConfig) -> Retrieval:
     """Extract both lists' features and rank them."""
     gallery = features_of(config, "train")
-    return retrieve(features_of(config, "test"), gallery, config.top)
+    return retrieve(features_of(config, "test"), gallery, config.ks)
 
 
 def nearest_neighbour_accuracy(

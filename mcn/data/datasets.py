@@ -22,6 +22,7 @@ Where there are several folders of videos or lists one is used, of lists ``split
 :attr:`Videos.layout` names those that are not.
 """
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +35,7 @@ from mcn.data.safe import OpenVideo, open_safely
 from mcn.data.splits import BENCHMARKS, benchmark
 from mcn.data.subsets import Selection, looks_like_kinetics, select
 from mcn.data.supervise import TIMEOUT
-from mcn.data.videoinfo import VideoError
+from mcn.data.videoinfo import VideoError, state_of
 from mcn.errors import MCNError
 
 __all__ = ["EXTENSIONS", "Videos", "describe", "load_videos"]
@@ -79,6 +80,17 @@ class Videos:
             return open_prepared(entry, self.root)
         file = (self.files or self.names)[index]
         return open_safely(self.path(index), reader, index=self._index, name=file, timeout=timeout)
+
+    def state(self, index: int) -> str:
+        """What changes whenever the frames of video ``index`` may have, to know what was computed from them.
+
+        For prepared data the checksums of its bytes, else path, size and time of change of its file. Raises
+        :class:`~mcn.data.videoinfo.VideoError` for a file that is missing or empty.
+        """
+        if self._prepared:
+            return repr(self._prepared.get(self.names[index]))
+        path = os.path.abspath(self.path(index))
+        return repr((path, *state_of(path)))
 
     @cached_property
     def _index(self) -> VideoIndex:

@@ -5,6 +5,7 @@ frame 0 to frame 1, ``flow_y_...`` the vertical one; 128 is no motion, 0 and 255
 pixels (protocol row 48). A video of N frames has N - 1 of each.
 """
 
+import os
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,6 +21,22 @@ _AXIS = {"flow_u": "x", "flow_v": "y"}
 def flow_folder(videos: Videos, index: int) -> Path:
     """Where the flow images of video ``index`` are looked for."""
     return videos.root / "flow" / Path(videos.names[index]).with_suffix("")
+
+
+def flow_state(videos: Videos, index: int, view: str) -> str:
+    """What changes whenever the flow images of video ``index`` may have: their names, sizes, times of change.
+
+    Raises :class:`VideoError` for a missing folder.
+    """
+    folder, begins = flow_folder(videos, index), f"flow_{_AXIS[view]}_"
+    try:
+        with os.scandir(folder) as entries:
+            images = [
+                (e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries if e.name.startswith(begins)
+            ]
+    except OSError as error:
+        raise VideoError(f"{folder}: {error.strerror or error}") from error
+    return repr((os.path.abspath(folder), sorted(images)))
 
 
 def read_flow(folder: Path, indices: list[int], view: str, height: int, width: int) -> np.ndarray:

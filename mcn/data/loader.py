@@ -7,7 +7,7 @@ and a resumed run goes on exactly where it was by starting the plan at a later s
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -236,15 +236,27 @@ def clips_of(video: OpenVideo, frames: int, stride: int, clips: int) -> Tensor:
 
 
 def readable_videos(
-    dataset: TestClips, workers: int, max_bad: float, progress: str = ""
+    dataset: TestClips,
+    workers: int,
+    max_bad: float,
+    progress: str = "",
+    only: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Index and clips ``(clips, T + 1, H, W, 3)`` of each video that can be read.
 
     The others are named, counted against ``max_bad`` and summed up at the end; what asks counts
-    them as wrong. ``progress`` names a bar; empty shows none.
+    them as wrong. ``progress`` names a bar; empty shows none. ``only`` are the videos wanted, of which
+    ``max_bad`` is not a share: it is one of the whole list.
     """
     bad = BadVideos(len(dataset), max_bad)
-    loader = DataLoader(dataset, batch_size=None, num_workers=workers, worker_init_fn=leave_interrupts)
+    loader = DataLoader(
+        dataset,
+        sampler=range(len(dataset)) if only is None else only,
+        batch_size=None,
+        num_workers=workers,
+        worker_init_fn=leave_interrupts,
+        prefetch_factor=1 if workers else None,  # the clips of a long film are gigabytes
+    )
     bar = tqdm(loader, desc=progress, disable=not progress, unit="video", dynamic_ncols=True)
     for index, raw, reason in bar:
         name = dataset.videos.names[index]

@@ -274,16 +274,40 @@ WRONG: list[tuple[list[str], int, list[str]]] = [
     ([*PRETRAIN, "--init_from", "nowhere.pt"], 1, ["nowhere.pt"]),
     ([*PRETRAIN, "--init_from", "FILE"], 1, ["not a readable checkpoint"]),
     ([*PRETRAIN, "--view2", "flow_v"], 1, ["flow", "cannot be read"]),
-    ([*FINETUNE, "--batch_size", "33"], 1, ["--batch_size 33"]),
+    ([*FINETUNE], 1, ["no --checkpoint", "--from_scratch"]),
+    ([*FINETUNE, "--checkpoint", TRAINED, "--from_scratch"], 1, ["--from_scratch and --checkpoint TRAINED"]),
+    ([*FINETUNE, "--from_scratch", "perhaps"], 2, ["from_scratch", "perhaps"]),
+    ([*FINETUNE, "--from_scratch", "--batch_size", "33"], 1, ["--batch_size 33"]),
     ([*FINETUNE, "--dropout", "2"], 1, ["--dropout is 2"]),
     ([*FINETUNE, "--checkpoint", "nowhere"], 1, ["no checkpoint at nowhere"]),
     ([*PROBE, "--checkpoint", "EMPTY"], 1, ["no checkpoint at", "checkpoints/step_"]),
     ([*PROBE, "--c", "0"], 1, ["--c is 0"]),
+    ([*PROBE, "--recipe", "best"], 2, ["best", "headline"]),
+    ([*PROBE, "--sweep", "[1,0]"], 1, ["--sweep is", "above 0"]),
+    ([*PROBE, "--holdout", "1"], 1, ["--holdout is 1"]),
+    ([*PROBE, "--recipe", "headline", "--batch_size", "1"], 1, ["--batch_size 1", "BatchNorm"]),
+    ([*PROBE, "--recipe", "headline", "--view", "rgb+residual"], 1, ["--view rgb+residual", "one view"]),
+    ([*PROBE, "--recipe", "headline", "--data", "DATA/videos"], 1, ["no test list"]),
     ([*PROBE, "--clips", "0"], 1, ["--clips is 0"]),
     ([*PROBE, "--out", "FILE/below"], 1, ["FILE/below", "--out"]),
     ([*PROBE, "--data", "DATA/videos"], 1, ["no test list"]),
     ([*RETRIEVE, "--top", "[]"], 1, ["--top", "[1,5]"]),
-    ([*RETRIEVE, "--top", "3"], 2, ["top", "3"]),
+    ([*RETRIEVE, "--top", "many"], 2, ["top", "many"]),
+    ([*RETRIEVE, "--view", "flow"], 2, ["view", "flow"]),
+    ([*RETRIEVE, "--second_checkpoint", TRAINED], 1, ["--second_checkpoint", "rgb+flow_v", "--view is rgb"]),
+    ([*RETRIEVE, "--query", "nowhere.mp4"], 1, ["nowhere.mp4", "No such file"]),
+    ([*RETRIEVE, "--view", "rgb+flow_v", "--query", "nowhere.mp4"], 1, ["no stored flow"]),
+    (
+        ["retrieve", "--preset", "smoke", "--query", "DATA/videos/Bob/v_Bob_g01_c01.mp4"],
+        1,
+        ["--data is", "--index"],
+    ),
+    (
+        [*FEATURES, "-o", "OUT/x.npz", "--rank", "2", "--world", "2"],
+        1,
+        ["--rank 2 --world 2", "0 to world - 1"],
+    ),
+    ([*FEATURES, "-o", "OUT/x.npz", "--rank", "1", "--world", "2"], 1, ["--world 2", "--cache"]),
     ([*FEATURES], 2, ["output"]),
     ([*FEATURES, "-o", "FILE/below.npz"], 1, ["below.npz"]),
     (["predict", "nowhere.mp4", "--checkpoint", "nowhere"], 1, ["no checkpoint at nowhere"]),
@@ -349,6 +373,7 @@ def test_divergence_keeps_the_last_good_checkpoint(
     run = tmp_path / "run"
     flags = ["--preset", "smoke", "--data", str(action_data), "--out", str(run), "--threads", "1"]
     flags += ["--schedule", "constant", "--checkpoint_every", "1", "--lr", "1e30"]
+    flags += ["--from_scratch"] * (command == "finetune")
     assert main([command, *flags]) == 1
     message = one_line(capsys.readouterr().err, command)
     kept = latest_checkpoint(run / "checkpoints")

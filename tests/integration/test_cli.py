@@ -29,6 +29,7 @@ COMMANDS = (
     "finetune",
     "retrieve",
     "features",
+    "attend",
     "predict",
     "ablate",
     "doctor",
@@ -38,6 +39,8 @@ COMMANDS = (
 
 # What a number is counted in has to be said where it is asked for.
 UNITS = {
+    "threshold": "full brightness",
+    "accuracy": "per cent",
     "frames": "Frames",
     "stride": "frames",
     "size": "pixels",
@@ -242,6 +245,40 @@ def test_finetune_and_predict(
     broken.write_bytes(b"no video")
     assert main(["predict", str(broken), "--checkpoint", str(out)]) == 1
     assert str(broken) in capsys.readouterr().err
+
+
+def test_finetune_from_scratch_is_one_flag(
+    action_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--preset", "smoke", "--data", str(action_data), "--threads", "1", "--epochs", "1"]
+    assert main(["finetune", *flags]) == 1
+    assert "--from_scratch" in capsys.readouterr().err
+    assert not Path("runs").exists()
+    assert main(["finetune", "--from_scratch", *flags]) == 0
+    said = capsys.readouterr().out
+    assert "start: r3d_small never pre-trained (seed 0)" in said
+    assert "protocol:  trained from scratch, 1 epochs; 2 uniform clips of 4 frames" in said
+    assert re.search(r"classes: +\w+ \d+ %, ", said)
+    config = next(Path("runs").glob("finetune-*/config.yaml"))
+    assert main(["finetune", "--config", str(config), "--out", str(tmp_path / "again")]) == 0
+
+
+def test_probe_headline_says_that_it_is(
+    trained: Path, action_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*where(trained, action_data), "--epochs", "1"]
+    assert main(["probe", *flags, "--recipe", "headline", "--sweep", "[0.001,0.1]"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"chosen: weight_decay 0\.\d+ of 0\.001: .* held-out training videos", said)
+    assert re.search(r"linear probe: top-1 \d+\.\d %, top-5 100\.0 % a video, .*\(8 videos", said)
+    assert "protocol:     headline probe: frozen backbone in eval mode" in said
+    (run,) = Path("runs").glob("probe-*")
+    names = {"test.json", "classes.csv", "confusion.csv", "classes.json", "sweep.json"}
+    assert names <= {path.name for path in run.iterdir()}
+    assert main(["probe", *flags, "--sweep", "[0.1,1]"]) == 0
+    said = capsys.readouterr().out
+    assert "chosen: c " in said
+    assert "protocol:     quick probe: logistic regression" in said
 
 
 def test_exported_weights_are_torchvisions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

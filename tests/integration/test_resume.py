@@ -17,6 +17,7 @@ from mcn.checkpoint import latest_checkpoint, load_checkpoint
 from mcn.errors import MCNError
 from mcn.finetune import finetune
 from mcn.pretrain import pretrain
+from mcn.probe import headline_probe
 from mcn.run import RunFolder
 
 # Eight steps, checkpoints after 3, 6 and 8: with stages two epochs of 4, without one epoch of 8.
@@ -24,6 +25,10 @@ STEPS = 8
 SETTINGS: dict[str, dict[str, Any]] = {
     "exact": {"order": "exact", "epochs": 2},
     "none": {"order": "none", "epochs": 1},
+}
+CLASSIFIERS: dict[str, dict[str, Any]] = {
+    "finetune": {"from_scratch": True},
+    "probe": {"recipe": "headline"},
 }
 
 # Dies at the last moment before a file gets its name ("whole": all bytes are there, "half": half of
@@ -98,8 +103,8 @@ def assert_same_run(run: Path, reference: Path, steps: int = STEPS) -> None:
 def config_of(smoke_config: Callable[..., Any]) -> Callable[..., Any]:
     def make(kind: str, out: Path, **changes: Any) -> Any:
         fixed = {"out": out, "threads": 1, "checkpoint_every": 3}
-        if kind == "finetune":  # 32 videos in batches of 8: two epochs of 4 steps
-            return smoke_config("finetune", **fixed, **{"epochs": 2, "clips": 1, **changes})
+        if kind in CLASSIFIERS:  # 32 videos in batches of 8: two epochs of 4 steps
+            return smoke_config(kind, **fixed, **CLASSIFIERS[kind], **{"epochs": 2, "clips": 1, **changes})
         return smoke_config("pretrain", **fixed, **SETTINGS[kind], **changes)
 
     return make
@@ -123,7 +128,7 @@ def reference(
 
 
 def function_of(kind: str) -> Callable[..., Any]:
-    return finetune if kind == "finetune" else pretrain
+    return {"finetune": finetune, "probe": headline_probe}.get(kind, pretrain)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -142,7 +147,7 @@ def test_killed_at_random_moments(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("kind", ["exact", "none", "finetune"])
+@pytest.mark.parametrize("kind", ["exact", "none", "finetune", "probe"])
 def test_killed_at_many_random_moments(
     kind: str, seed: int, config_of: Any, reference: Any, processes: Any, tmp_path: Path
 ) -> None:
@@ -155,15 +160,18 @@ def test_killed_at_many_random_moments(
     assert_same_run(run, reference(kind))
 
 
-def test_killed_fine_tuning(config_of: Any, reference: Any, processes: Any, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    config = config_of("finetune", run, workers=0)
-    known = {"function": finetune, "config": config, "pattern": "step_*.pt", "moment": "half", "left": 2}
+@pytest.mark.parametrize("kind", CLASSIFIERS)
+def test_killed_classifiers(
+    kind: str, config_of: Any, reference: Any, processes: Any, tmp_path: Path
+) -> None:
+    run, function = tmp_path / "run", function_of(kind)
+    config = config_of(kind, run, workers=0)
+    known = {"function": function, "config": config, "pattern": "step_*.pt", "moment": "half", "left": 2}
     assert processes.finish(exec, DIE_WHILE_WRITING, known) == -signal.SIGKILL
-    processes.kill(run, 4, random.Random(0), finetune, config_of("finetune", run, workers=2))
-    assert processes.finish(finetune, config) == 0
-    assert_same_run(run, reference("finetune"))
-    result = [json.loads((r / "test.json").read_text()) for r in (run, reference("finetune"))]
+    processes.kill(run, 4, random.Random(0), function, config_of(kind, run, workers=2))
+    assert processes.finish(function, config) == 0
+    assert_same_run(run, reference(kind))
+    result = [json.loads((r / "test.json").read_text()) for r in (run, reference(kind))]
     assert result[0] == result[1]
     assert result[0]["videos"] == 8
 

@@ -60,12 +60,16 @@ def test_settings_offer_what_the_code_takes(name: str, known: tuple[str, ...]) -
 
 
 def test_evaluations_offer_the_same_backbones_and_views() -> None:
-    from mcn.features import VIEWS
+    from mcn.clip_features import CROPS, FEATURES, VIEWS
 
     for config in (FinetuneConfig, ProbeConfig):
         assert choices(config, "backbone") == backbones.BACKBONES
-        assert choices(config, "view") == tuple(VIEWS)
-    assert {view for view in VIEWS if view != "rgb"} <= set(views.SECOND_VIEWS)
+    assert choices(ProbeConfig, "crops") == tuple(CROPS)
+    assert choices(ProbeConfig, "feature") == FEATURES
+    joined = tuple(f"rgb+{view}" for view in views.SECOND_VIEWS)
+    assert choices(ProbeConfig, "view") == (*VIEWS, *joined)
+    assert set(choices(FinetuneConfig, "view")) < set(VIEWS)
+    assert tuple(VIEWS) == ("rgb", *views.SECOND_VIEWS)
 
 
 @pytest.mark.parametrize("command", CONFIGS)
@@ -150,6 +154,7 @@ def test_configs_cannot_be_changed_by_accident() -> None:
         (ProbeConfig, {"clips": 0}, "--clips is 0"),
         (RetrieveConfig, {"top": ()}, r"--top is \(\)"),
         (RetrieveConfig, {"top": (1, 0)}, "--top is"),
+        (RetrieveConfig, {"top": 0}, "--top is"),
     ],
 )
 def test_numbers_that_make_no_sense(config: Any, settings: dict[str, Any], words: str) -> None:

@@ -12,34 +12,6 @@ def frames_of(*shape):
     return np.random.default_rng(0).integers(0, 255, (*shape, 6, 6, 3), dtype=np.uint8)
 
 
-def edge(axis):
-    return to_hex(next(iter(axis.spines.values())).get_edgecolor())
-
-
-def labelled(figure, text):
-    return [axis for axis in figure.axes if axis.get_xlabel().startswith(text)]
-
-
-def test_wrong_neighbours_are_red_and_right_ones_green_with_a_word():
-    figure = plots.neighbour_sheet(
-        frames_of(2), ["Sway", "Spin"],
-        {"untrained": frames_of(2, 3), "MCN": frames_of(2, 3)},
-        {"untrained": [["Bob", "Bob", "Sway"], ["Bob", "Bob", "Bob"]], "MCN": [["Sway"] * 3, ["Spin"] * 3]},
-    )  # fmt: skip
-    assert {edge(axis) for axis in labelled(figure, "Bob (no)")} == {plots.WRONG}
-    assert {edge(axis) for axis in labelled(figure, "Sway (ok)")} == {plots.RIGHT}
-    assert len(labelled(figure, "Bob")) == 5
-    assert len(labelled(figure, "Spin (ok)")) == 3
-    assert len(figure.axes) == 2 * (1 + 2 * 3)
-
-
-def test_neighbour_sheet_refuses_numbers_that_do_not_fit():
-    with pytest.raises(ValueError, match="one entry a query"):
-        plots.neighbour_sheet(frames_of(2), ["a", "b"], {"x": frames_of(1, 3)}, {"x": [["a"] * 3]})
-    with pytest.raises(ValueError, match="labels of"):
-        plots.neighbour_sheet(frames_of(1), ["a"], {"x": frames_of(1, 3)}, {"y": [["a"] * 3]})
-
-
 def test_residual_strip_shows_eq_1_on_one_scale():
     clip = torch.zeros(3, 4, 5, 5)
     clip[:, 2] = 0.5

@@ -1,0 +1,151 @@
+"""The videos of a folder that are nearest to a file: a saved index, and one query.
+
+The index is one ``.npz`` file: names and paths of the videos, their features, and what these were made
+of (weights, settings, states of the files). Another network's index, or one of files that have changed
+since, is never used; it is made again where the folder is given.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mcn.clip_features import is_flow, video_feature
+from mcn.config import EvalConfig
+from mcn.data.datasets import Videos, load_videos
+from mcn.data.loader import clips_of
+from mcn.data.safe import open_safely
+from mcn.errors import MCNError
+from mcn.feature_cache import cache_key, video_keys, weights_hash
+from mcn.features import Features, features_of, join, load_network, single_views
+from mcn.files import first_line, write_atomically
+from mcn.nearest import cosines, nearest
+from mcn.run import choose_device
+
+
+@dataclass(frozen=True)
+class Index:
+    """Features of the videos of a folder, and what they were made of."""
+
+    features: Features
+    made_of: str  #: changes with weights and settings
+    files: str  #: changes with the files
+
+
+class Neighbour(NamedTuple):
+    """A video of the index, and how similar it is to the query."""
+
+    row: int  #: in the index
+    cosine: float
+    name: str
+
+
+def open_index(config: EvalConfig, path: Path | None = None) -> Index:
+    """The index of all videos in ``config.data``, from the file ``path`` if what it holds is still true.
+
+    Else it is made (what :mod:`mcn.feature_cache` has is not made again) and, where there is a ``path``,
+    saved. Without ``config.data`` the file's is taken as it is, if it was made by the config's network and
+    settings. Raises :class:`~mcn.errors.MCNError` where there is neither.
+    """
+    made_of = _made_of(config)
+    saved = load_index(path) if path is not None and path.exists() else None
+    if not config.data:
+        if saved is None:
+            raise MCNError(
+                "--data is missing: the folder to search, or --index with the file of an earlier search"
+            )
+        if saved.made_of != made_of:
+            raise MCNError(f"{path} was made by another network or settings: give --data to make it again")
+        return saved
+    videos = load_videos(config.data, "all", config.split)
+    files = _files(videos, config)
+    if saved is not None and (saved.made_of, saved.files) == (made_of, files):
+        return saved
+    index = Index(features_of(config, "all"), made_of, files)
+    if path is not None:
+        save_index(index, path)
+    return index
+
+
+def query_feature(config: EvalConfig, query: Path) -> NDArray[np.float32]:
+    """The feature ``(F,)`` of one video file.
+
+    Raises :class:`~mcn.errors.MCNError` for a file that cannot be read, and for views of flow, of which a
+    file has none.
+    """
+    if any(is_flow(one.view) for one in single_views(config)):
+        raise MCNError(f"--view {config.view}: a single file has no stored flow, ask with rgb or residual")
+    device = choose_device(config.device)
+    with open_safely(query, config.reader, timeout=config.read_timeout) as video:
+        raw = clips_of(video, config.frames, config.stride, config.clips)
+    parts = []
+    for one in single_views(config):
+        network = load_network(one, device)[0].eval()
+        row = video_feature(
+            network, raw, size=one.size, view=one.view, crops=one.crops, feature=one.feature,
+            batch_size=one.batch_size, device=device,
+        )  # fmt: skip
+        parts.append(Features(row.cpu()[None], Videos(query.parent, (query.name,))))
+    return join(parts).x[0].numpy()
+
+
+def find(
+    asked: NDArray[np.float32], index: Index, k: int, *, leave_out: Path | None = None
+) -> list[Neighbour]:
+    """The ``k`` videos of an index nearest to the feature ``asked`` ``(F,)``, nearest first.
+
+    The file ``leave_out``, the query itself perhaps, is not among them.
+    """
+    x, videos = index.features.x.numpy(), index.features.videos
+    own = leave_out.resolve() if leave_out else None
+    order = nearest(asked[None], x, k + 1)[0]
+    order = np.array([row for row in order if videos.path(int(row)).resolve() != own], dtype=np.int64)[:k]
+    found = zip(order, cosines(asked, x, order), strict=True)
+    return [Neighbour(int(row), float(cosine), videos.names[row]) for row, cosine in found]
+
+
+def _made_of(config: EvalConfig) -> str:
+    """Changes with the networks of a config and with the settings that its features depend on."""
+    cpu = torch.device("cpu")
+    hashes = [weights_hash(load_network(one, cpu)[0]) for one in single_views(config)]
+    names = ("frames", "stride", "size", "clips", "view", "crops", "feature", "reader")
+    return cache_key(" ".join(hashes), {name: getattr(config, name) for name in names})
+
+
+def _files(videos: Videos, config: EvalConfig) -> str:
+    """Changes with the list of videos and with each of their files."""
+    states = [video_keys(videos, one.view) for one in single_views(config)]
+    plain = [[key.hex() if key else "" for key in keys] for keys in states]
+    return cache_key("", {"names": videos.names, "states": plain})
+
+
+def save_index(index: Index, path: Path) -> None:
+    """Write an index, whole or not at all."""
+    videos = index.features.videos
+    content: dict[str, Any] = {
+        "features": index.features.x.numpy(),
+        "names": np.array(videos.names),
+        "files": np.array(videos.files or videos.names),
+        "folder": np.array(os.path.abspath(videos.folder)),
+        "made_of": np.array(index.made_of),
+        "state": np.array(index.files),
+    }
+    write_atomically(path, lambda file: np.savez(file, **content))
+
+
+def load_index(path: Path) -> Index:
+    """Read an index. Raises :class:`~mcn.errors.MCNError` for a file that is none."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            names, files = ([str(name) for name in stored[key]] for key in ("names", "files"))
+            videos = Videos(Path(str(stored["folder"])), tuple(names), files=tuple(files))
+            features = Features(torch.from_numpy(stored["features"]), videos)
+            return Index(features, str(stored["made_of"]), str(stored["state"]))
+    except Exception as error:  # numpy raises several types for a damaged file
+        raise MCNError(
+            f"{path} is no index of videos: {first_line(error)} (remove it, or name another)"
+        ) from error
