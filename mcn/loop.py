@@ -10,7 +10,6 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from mcn.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
-from mcn.config import LoopConfig
 from mcn.data.augment import AugmentConfig
 from mcn.data.bad import BadVideos
 from mcn.data.datasets import Videos
@@ -19,6 +18,7 @@ from mcn.data.plan import Step, epoch_plan, steps_per_epoch
 from mcn.errors import MCNError
 from mcn.optim import learning_rate
 from mcn.run import RunFolder, progress_bar
+from mcn.settings import LoopConfig
 
 
 class Trainer(Protocol):

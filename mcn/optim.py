@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mcn.config import OptimConfig
+from mcn.settings import OptimConfig
 
 
 def learning_rate(config: OptimConfig, step: int, total: int) -> float:

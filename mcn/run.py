@@ -32,9 +32,10 @@ from tqdm import tqdm
 from mcn._torchvision import torchvision
 from mcn._version import __version__
 from mcn.checkpoint import latest_checkpoint
-from mcn.config import RunConfig, to_yaml
+from mcn.config import to_yaml
 from mcn.errors import MCNError
 from mcn.files import write_atomically
+from mcn.settings import RunConfig
 
 # Where a run is continued may change, and how it keeps its records; what it computes may not.
 _MAY_CHANGE = {

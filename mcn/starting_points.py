@@ -23,10 +23,11 @@ from mcn import coclr
 from mcn._torchvision import torchvision
 from mcn.backbones import BACKBONES, build_backbone
 from mcn.checkpoint import find_checkpoint
-from mcn.config import NetworkConfig, PretrainConfig, build
+from mcn.config import PretrainConfig, build
 from mcn.errors import MCNError
 from mcn.files import first_line
 from mcn.network import MetaContrastiveNetwork
+from mcn.settings import NetworkConfig
 
 _TORCHVISION = "torchvision:"
 _COCLR = "CoCLR S3D"

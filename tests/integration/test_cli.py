@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from mcn._torchvision import torchvision
 from mcn._version import __version__
 from mcn.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
-from mcn.cli import _COMMANDS, _parse, main
+from mcn.cli import _parse, main
+from mcn.commands import COMMANDS as TABLE
 from mcn.config import PretrainConfig, load_preset
 from mcn.data.datasets import load_videos
 from mcn.export import export_backbone
@@ -70,7 +71,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_usage_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    assert tuple(_COMMANDS) == COMMANDS
+    assert tuple(TABLE) == COMMANDS
     assert main(["--help"]) == 0
     said = capsys.readouterr().out
     assert [name for name in COMMANDS if f"\n  {name} " in said] == list(COMMANDS)
@@ -86,7 +87,7 @@ def test_help_says_defaults_and_units(command: str, capsys: pytest.CaptureFixtur
         main([command, "--help"])
     assert stopped.value.code == 0
     said = capsys.readouterr().out
-    assert _COMMANDS[command].help in " ".join(said.split())
+    assert TABLE[command].help in " ".join(said.split())
     assert "lambda" not in said
     blocks = [" ".join(block.split()) for block in re.split(r"\n  (?=-)", said)]
     texts = {m[1]: block for block in blocks if (m := re.match(r"(?:-\w.*, )?--(\w+)", block))}
@@ -94,7 +95,7 @@ def test_help_says_defaults_and_units(command: str, capsys: pytest.CaptureFixtur
     assert [n for n, text in optional.items() if "default:" not in text] == [
         name for name in ("help", "config", "print_config") if name in optional
     ]
-    config = _COMMANDS[command].config
+    config = TABLE[command].config
     for field in dataclasses.fields(config) if config else ():
         default = "null" if field.default is None else str(field.default)
         assert field.name in texts, field.name
@@ -103,7 +104,7 @@ def test_help_says_defaults_and_units(command: str, capsys: pytest.CaptureFixtur
 
 
 def test_every_setting_has_a_description() -> None:
-    for name, command in _COMMANDS.items():
+    for name, command in TABLE.items():
         if command.config is not None:
             parser = __import__("mcn.cli", fromlist=["command_parser"]).command_parser(name)
             silent = [a.dest for a in parser._actions if not a.help]
@@ -132,7 +133,7 @@ def test_a_preset_speaks_to_each_command() -> None:
     for command in ("pretrain", "finetune", "probe", "retrieve", "features"):
         folder = ["folder", "-o", "out.npz"] if command == "features" else []
         args = _parse(command, [*folder, "--preset", "smoke"])
-        config = _COMMANDS[command].config
+        config = TABLE[command].config
         assert config is not None
         names = {field.name for field in dataclasses.fields(config)}
         known = {name: value for name, value in load_preset("smoke", command).items() if name in names}

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from mcn import backbones, losses, meta, network, pairing, views
-from mcn.cli import _COMMANDS
+from mcn.commands import COMMANDS
 from mcn.config import (
     EvalConfig,
     FinetuneConfig,
@@ -74,7 +74,7 @@ def test_evaluations_offer_the_same_backbones_and_views() -> None:
 
 @pytest.mark.parametrize("command", CONFIGS)
 def test_commands_have_their_config(command: str) -> None:
-    assert _COMMANDS[command].config is CONFIGS[command]
+    assert COMMANDS[command].config is CONFIGS[command]
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from mcn.config import OptimConfig
 from mcn.optim import learning_rate, parameter_groups
+from mcn.settings import OptimConfig
 
 
 def test_the_papers_schedule_drops_at_250_333_and_417_of_500_epochs():
