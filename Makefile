@@ -9,10 +9,11 @@ PIP_ARGS ?=
 PROFILE ?= laptop
 DEMO   ?= runs/demo
 DATA   ?= data/synthetic
+SET    ?= []
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint types unit notebooks-test notebooks book data bench learn clean
+.PHONY: help demo test lint types unit notebooks-test notebooks book data tables bench learn clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -56,6 +57,10 @@ data: install    ## write the built-in data set: DATA=data/synthetic
 
 bench: install   ## timed comparisons, as ratios (minutes)
 	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
+
+tables: install  ## all evaluations of one trained and one untrained network, recorded: DATA=... SET=[epochs=12]
+	$(BIN)/mcn ablate table5 --data $(DATA) --seeds 1 --rows '[untrained,mcn]' --set '$(SET)' \
+	  --evaluate '[probe,headline,retrieval,finetune,motion]' --out runs/tables --results book/results
 
 robust: install  ## a thousand damaged files, every real clip, ten thousand opens (half an hour)
 	$(BIN)/python -m pytest -m robust -s tests/integration/test_robust.py

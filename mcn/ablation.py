@@ -208,8 +208,10 @@ def protocol_of(evaluate: Iterable[str]) -> str:
 #: What may be evaluated, and how, in words that stand in each record.
 PROTOCOLS = {
     "probe": "quick linear probe (row 43)",
+    "headline": "headline linear probe (row 43)",
     "retrieval": "retrieval with pooled RGB features (row 46)",
     "finetune": "fine-tuning of all parameters on RGB (rows 39 to 42)",
+    "motion": "AUC of conv5 maps against moving pixels (ours)",
 }
 
 
@@ -226,11 +228,15 @@ def _mark_of(cell: Cell) -> tuple[Any, ...]:
 
 def recorded(cell: Cell) -> dict[str, Any]:
     """A cell's settings as its record has them: without where it ran."""
-    kept = {key: value for key, value in cell.settings.items() if key not in _ELSEWHERE}
-    return {**kept, "trained": cell.trained}
+    return {**portable(cell.settings), "trained": cell.trained}
 
 
-_ELSEWHERE = ("data", "device", "threads", "workers", "reader")
+def portable(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without those that say where something lies or what it runs on."""
+    return {key: value for key, value in settings.items() if key not in _ELSEWHERE}
+
+
+_ELSEWHERE = ("data", "device", "threads", "workers", "reader", "out", "checkpoint", "cache")
 
 
 def _in_process(work: tuple[Cell, str]) -> Record | str:

@@ -3,27 +3,37 @@
 Run as ``python -m mcn.cell JSON``, so that cells run beside each other and one that dies is only itself.
 """
 
+import dataclasses
 import json
+import math
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import torch
 
-from mcn.ablation import Cell, preset_of, protocol_of, recorded
-from mcn.config import FinetuneConfig, PretrainConfig, ProbeConfig, RetrieveConfig, build, load_preset
+from mcn.ablation import Cell, portable, preset_of, protocol_of, recorded
+from mcn.config import (
+    AttendConfig,
+    FinetuneConfig,
+    PretrainConfig,
+    ProbeConfig,
+    RetrieveConfig,
+    build,
+    load_preset,
+)
 from mcn.data.datasets import load_videos
 from mcn.errors import MCNError
 from mcn.finetune import finetune
+from mcn.motion import measure
 from mcn.pretrain import pretrain
-from mcn.probe import run_probe
+from mcn.probe import headline_probe, run_probe
 from mcn.results import DataUsed, Record, write_record
 from mcn.retrieval import run_retrieval
 from mcn.run import choose_device, environment, read_metrics
-
-C = TypeVar("C")
 
 
 def run_cell(cell: Cell, name: str) -> Record:
@@ -36,14 +46,17 @@ def run_cell(cell: Cell, name: str) -> Record:
     torch.set_num_threads(cell.settings["threads"])
     run = _pretrained(cell)
     metrics: dict[str, float] = {}
+    setting: dict[str, Any] = {"pretrain": recorded(cell)}
     for what in cell.evaluate:
-        metrics |= _EVALUATIONS[what](cell, run)
+        config = _settings(cell, run, what)
+        metrics |= _EVALUATIONS[what][-1](config)
+        setting[what] = portable(dataclasses.asdict(config))
     known = environment(device)
     sizes = [len(load_videos(cell.settings["data"], s, cell.settings["split"])) for s in ("train", "test")]
     return Record(
         table=cell.table,
         row=cell.row,
-        setting={"pretrain": recorded(cell)},
+        setting=setting,
         seed=cell.seed,
         metrics={key: round(value, 4) for key, value in metrics.items()},
         data=DataUsed(name, cell.settings["split"], *sizes),
@@ -64,32 +77,51 @@ def _pretrained(cell: Cell) -> Path | None:
     return pretrain(build(PretrainConfig, {**cell.settings, **where}))
 
 
-def _evaluation(cell: Cell, run: Path | None, kind: type[C], command: str, folder: str) -> C:
+def _settings(cell: Cell, run: Path | None, what: str) -> Any:
     """The settings of an evaluation: the profile's, with the cell's clips, data and seed."""
+    kind, command, changes, _ = _EVALUATIONS[what]
     shared = ("data", "split", "device", "threads", "reader", "frames", "stride", "size", "backbone", "width")
     settings = {key: cell.settings[key] for key in shared if key in cell.settings}
-    where = {"checkpoint": str(run or ""), "seed": cell.seed, "out": str(cell.run / folder)}
+    where = {"checkpoint": str(run or ""), "seed": cell.seed, "out": str(cell.run / what)}
     where |= {"from_scratch": run is None}
     preset = preset_of(cell.profile, cell.settings["backbone"])
-    return build(kind, {**load_preset(preset, command), **settings, **where})
+    return build(kind, {**load_preset(preset, command), **settings, **where, **changes})
 
 
-def _probe(cell: Cell, run: Path | None) -> dict[str, float]:
-    return {"probe_top1": run_probe(_evaluation(cell, run, ProbeConfig, "probe", "probe")).top1}
+def _probe(config: ProbeConfig) -> dict[str, float]:
+    return {"probe_top1": run_probe(config).top1}
 
 
-def _retrieval(cell: Cell, run: Path | None) -> dict[str, float]:
-    found = run_retrieval(_evaluation(cell, run, RetrieveConfig, "retrieve", "retrieve"))
-    return {f"retrieval_top{k}": value for k, value in found.accuracy.items()}
+def _headline(config: ProbeConfig) -> dict[str, float]:
+    _, found = headline_probe(config)
+    return {"headline_top1": found.top1, "headline_top5": found.top5}
 
 
-def _finetune(cell: Cell, run: Path | None) -> dict[str, float]:
-    _, accuracy = finetune(_evaluation(cell, run, FinetuneConfig, "finetune", "finetune"))
-    assert accuracy is not None  # ablate has asked for a test list
-    return {"finetune_top1": accuracy.top1, "finetune_top5": accuracy.top5}
+def _retrieval(config: RetrieveConfig) -> dict[str, float]:
+    return {f"retrieval_top{k}": value for k, value in run_retrieval(config).accuracy.items()}
 
 
-_EVALUATIONS = {"probe": _probe, "retrieval": _retrieval, "finetune": _finetune}
+def _finetune(config: FinetuneConfig) -> dict[str, float]:
+    _, found = finetune(config)
+    assert found is not None  # ablate has asked for a test list
+    return {"finetune_top1": found.top1, "finetune_top5": found.top5}
+
+
+def _motion(config: AttendConfig) -> dict[str, float]:
+    values = [value for value in measure(config, "test").networks[0].auc if math.isfinite(value)]
+    if not values:
+        raise MCNError(f"{config.data}: nothing moves in its test videos, so there is nothing to cover")
+    return {"motion_auc": 100 * statistics.fmean(values)}
+
+
+# What each is called in --evaluate: its settings' class and preset block, what is fixed, what it measures.
+_EVALUATIONS: dict[str, tuple[type, str, dict[str, Any], Callable[[Any], dict[str, float]]]] = {
+    "probe": (ProbeConfig, "probe", {"recipe": "quick"}, _probe),
+    "headline": (ProbeConfig, "probe", {"recipe": "headline"}, _headline),
+    "retrieval": (RetrieveConfig, "retrieve", {}, _retrieval),
+    "finetune": (FinetuneConfig, "finetune", {}, _finetune),
+    "motion": (AttendConfig, "attend", {}, _motion),
+}
 
 
 def _curve(run: Path | None) -> dict[str, list[float | None]]:

@@ -166,7 +166,9 @@ class AblateConfig(RunConfig):
     """Rows that run at the same time, each with its share of the cores."""
     rows: tuple[str, ...] = ()
     """Names of the rows to run, such as [contrast,mcn]; empty: all of the table."""
-    evaluate: tuple[Literal["probe", "retrieval", "finetune"], ...] = ("probe", "retrieval")
+    evaluate: tuple[Literal["probe", "headline", "retrieval", "finetune", "motion"], ...] = (
+        "probe", "retrieval",
+    )  # fmt: skip
     """What each network is evaluated by, once, at its last epoch."""
     set: tuple[str, ...] = ()
     """Changes to the profile's pre-training settings, such as [epochs=40,size=40]."""

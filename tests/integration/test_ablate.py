@@ -16,6 +16,8 @@ from mcn.errors import MCNError
 from mcn.results import load_records
 from mcn.tables import paper_table
 
+EVERY = ("probe", "headline", "retrieval", "finetune", "motion")
+
 
 @pytest.fixture
 def config(action_data: Path, tmp_path: Path) -> Callable[..., AblateConfig]:
@@ -102,13 +104,17 @@ def test_data_that_cannot_be_evaluated_is_refused_before_anything_runs(
 def test_cells_are_recorded_once_and_a_table_is_continued(
     config: Callable[..., AblateConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few = config(rows=("contrast", "untrained"), evaluate=("probe", "retrieval", "finetune"), jobs=2)
+    few = config(rows=("contrast", "untrained"), evaluate=EVERY, jobs=2)
     records = ablate(few, "5")
     assert sorted(record.row for record in records) == ["contrast", "untrained"]
     for record in records:
         assert set(record.metrics) >= {"probe_top1", "retrieval_top1", "retrieval_top5", "finetune_top1"}
         assert (record.data.train, record.data.test) == (32, 8)
+        assert record.metrics.keys() >= {"headline_top1", "headline_top5", "motion_auc"}
         assert record.setting["pretrain"]["epochs"] == 1
+        assert record.setting.keys() == {"pretrain", *EVERY}
+        assert record.setting["headline"]["recipe"] == "headline"
+        assert record.setting["finetune"]["from_scratch"] == (record.row == "untrained")
         assert record.versions["torch"]
         assert len(record.curve.get("loss", [])) == (record.row == "contrast")
         assert str(tmp_path) not in json.dumps(record.setting)
