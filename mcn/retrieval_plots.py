@@ -108,14 +108,19 @@ def contact_sheet(query: Path, videos: Videos, found: Sequence[Neighbour]) -> Fi
     figure = Picture(figsize=(2.0 * _COLUMNS, 1.9 * rows), layout="constrained")
     grid = figure.add_gridspec(rows, _COLUMNS)
     axis = image_axis(figure.add_subplot(grid[0, 0]), _middle(open_safely(query)))
-    axis.set_xlabel(query.name, fontsize=7)
+    axis.set_xlabel(_short(query.name), fontsize=7)
     axis.set_title("query", fontsize=9)
     for place, each in enumerate(found):
         cell = grid[1 + place // _COLUMNS, place % _COLUMNS]
         axis = image_axis(figure.add_subplot(cell), middle_frame(videos, each.row))
-        axis.set_xlabel(each.name, fontsize=7)
+        axis.set_xlabel(_short(each.name), fontsize=7)
         axis.set_title(f"{place + 1}: cosine {each.cosine:.3f}", fontsize=9)
     return figure
+
+
+def _short(name: str, most: int = 32) -> str:
+    """A name that fits under its picture: of a long one the beginning and the end."""
+    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most // 2) :]}"
 
 
 def save_sheet(figure: Figure, path: Path) -> Path:

@@ -20,7 +20,7 @@ from mcn.data.datasets import Videos, load_videos
 from mcn.data.readers import open_video
 from mcn.errors import MCNError
 from mcn.features import Features
-from mcn.lookup import find, load_index, open_index, query_feature
+from mcn.lookup import Neighbour, find, load_index, open_index, query_feature
 from mcn.nearest import cosines, nearest
 from mcn.plots import RIGHT, WRONG
 from mcn.retrieval import Retrieval, protocol, retrieve, run_retrieval
@@ -352,3 +352,14 @@ def test_a_contact_sheet_names_what_it_shows(lookup: RetrieveConfig, tmp_path: P
     assert save_sheet(figure, tmp_path / "new/sheet.pdf").read_bytes().startswith(b"%PDF")
     with pytest.raises(MCNError, match=r"sheet\.mp4.*\.png"):
         save_sheet(figure, tmp_path / "sheet.mp4")
+
+
+def test_long_names_do_not_run_into_each_other(lookup: RetrieveConfig) -> None:
+    index = open_index(lookup)
+    path = index.features.videos.path(0)
+    folder = "a_folder_with_a_name_that_is_long/"
+    figure = contact_sheet(path, index.features.videos, [Neighbour(0, 0.5, folder + path.name)] * 2)
+    figure.draw_without_rendering()
+    boxes = [axis.xaxis.label.get_window_extent() for axis in figure.axes[1:]]
+    assert not boxes[0].overlaps(boxes[1])
+    assert figure.axes[1].get_xlabel().endswith(path.name[-8:])
