@@ -88,7 +88,7 @@ class Diagnosis:
         stages = [
             ("first look at a video (once)", self.first_look),
             ("read a clip, one process", self.read),
-            (f"read a clip, {self.workers} workers", self.loader),
+            (f"read a clip, {self.workers} worker{'s' * (self.workers > 1)}", self.loader),
             (f"augment a clip, {self.device}", self.augment),
             (f"train on a clip, {self.device}", self.network),
         ]

@@ -33,6 +33,11 @@ def test_advice_fits_the_machine_and_the_data() -> None:
     assert "--order first" in made(loader=0.001).advice
 
 
+def test_one_worker_is_one() -> None:
+    assert "  read a clip, 1 worker  " in made(workers=1).lines()[2]
+    assert "  read a clip, 2 workers  " in made(workers=2).lines()[2]
+
+
 def test_it_times_every_stage_of_a_run(
     smoke_config: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
