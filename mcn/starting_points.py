@@ -246,8 +246,11 @@ def _fitting_backbone(tensors: dict[str, Tensor], config: PretrainConfig) -> str
 
 
 def _sha256(file: str) -> str:
+    digest = hashlib.sha256()
     with Path(file).open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+        for block in iter(lambda: opened.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _shape(tensor: Tensor) -> str:

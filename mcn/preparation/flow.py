@@ -144,8 +144,9 @@ def read_grey(path: str, video: OpenVideo, start: int, count: int, *, tick: Tick
     frames = _going.pop((*known, start), None) or _grey_frames(video, start, tick)
     _going.clear()  # one file is open at most
     chunk = np.stack([next(frames) for _ in range(count)])
-    if start + count < len(video):
-        _going[(*known, start + count)] = frames
+    if (end := start + count) < len(video):
+        following = (*known, end)
+        _going[following] = frames
     return chunk
 
 
