@@ -122,14 +122,14 @@ def _attend(config: AttendConfig, args: Any) -> None:
         return
     if not config.data:
         raise MCNError("give video files to draw, or --data (and --subset) to measure a list of videos")
-    from mcn.files import write_atomically
+    from mcn.files import write_text
     from mcn.motion import measure, protocol
 
     found = measure(config, args.subset)
     for line in [*found.lines(config.seed), f"protocol: {protocol(config)}"]:
         print(line)
     if args.output:
-        write_atomically(Path(args.output), lambda file: file.write(found.table().encode()))
+        write_text(Path(args.output), found.table())
         print(f"{args.output}: a line a video")
     _record(config, "attend", found.numbers(config.seed))
 

@@ -17,7 +17,7 @@ from mcn.config import EvalConfig, PretrainConfig, build, load_preset
 from mcn.data.datasets import Videos, load_videos
 from mcn.data.readers import read_clip
 from mcn.features import Features, features_of
-from mcn.files import write_atomically
+from mcn.files import write_text
 from mcn.plots import loss_curves, residual_strip
 from mcn.preparation.synthetic import SyntheticConfig, write_synthetic_actions
 from mcn.pretrain import pretrain
@@ -105,7 +105,7 @@ def _report(
     print(table)
     record = {"rows": [dataclasses.asdict(row) for row in rows], "test_videos": len(test.x)}
     text = json.dumps(record, indent=2) + "\n"
-    write_atomically(out / "table.json", lambda file: file.write(text.encode()))
+    write_text(out / "table.json", text)
     _pictures(test.videos, found, runs, out, data)
     mcn = runs["full MCN"]
     print(f"""

@@ -32,6 +32,20 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise MCNError(f"cannot write {path}: {reason} (free some space or choose another --out)") from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text as :func:`write_atomically` does."""
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def printable(text: str) -> str:
+    """Text that can be printed: a file name that is no UTF-8 must not keep the rest from being told.
+
+    >>> print(printable("T\\udcfcrme.mp4"))
+    T\\udcfcrme.mp4
+    """
+    return text.encode(errors="backslashreplace").decode()
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message; its type where it says nothing."""
     return (str(error) or type(error).__name__).splitlines()[0]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mcn.errors import MCNError
-from mcn.files import write_atomically
+from mcn.files import write_text
 
 
 def rank_of(probabilities: Tensor, label: int) -> Tensor:
@@ -81,13 +81,13 @@ class Evaluation:
         """Write the tables: ``classes.json`` (both), ``classes.csv``, ``confusion.csv``."""
         names = [score.name for score in self.classes]
         rows = [list(vars(score).values()) for score in self.classes]
-        _write(folder / "classes.csv", _csv([list(ClassScore.__dataclass_fields__), *rows]))
+        write_text(folder / "classes.csv", _csv([list(ClassScore.__dataclass_fields__), *rows]))
         counts = self.confusion.tolist()
         named = ([name, *row] for name, row in zip(names, counts, strict=True))
-        _write(folder / "confusion.csv", _csv([["", *names], *named]))
+        write_text(folder / "confusion.csv", _csv([["", *names], *named]))
         # A line a class: indented, a matrix of 400 classes would be 160,000 lines.
         scores, matrix = (_lines(of) for of in ([vars(score) for score in self.classes], counts))
-        _write(folder / "classes.json", f'{{"classes": {scores},\n"confusion": {matrix}}}\n')
+        write_text(folder / "classes.json", f'{{"classes": {scores},\n"confusion": {matrix}}}\n')
 
 
 def _worst(score: ClassScore) -> str:
@@ -103,10 +103,6 @@ def _csv(rows: Iterable[Sequence[Any]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 class Tally:

@@ -30,7 +30,7 @@ from mcn.config import ProbeConfig
 from mcn.data.datasets import Videos, load_videos
 from mcn.errors import MCNError
 from mcn.features import Features, features_of
-from mcn.files import write_atomically
+from mcn.files import write_text
 from mcn.holdout import hold_out, part_of
 from mcn.metrics import Evaluation
 from mcn.run import RunFolder, choose_device
@@ -177,7 +177,7 @@ def choose_weight_decay(config: ProbeConfig, train: Videos) -> Sweep:
         found = evaluate(training.model, part_of(train, held), own, run.device, "held-out")
         sweep = Sweep(config.sweep, tuple(each.top1 for each in found), len(kept), len(held))
         text = json.dumps({**dataclasses.asdict(sweep), "chosen": sweep.chosen}, indent=2) + "\n"
-        write_atomically(path, lambda file: file.write(text.encode()))
+        write_text(path, text)
     print(f"chosen: {sweep.line('weight_decay')}")
     return sweep
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from mcn._student import student_t
 from mcn.errors import MCNError
-from mcn.files import write_atomically
+from mcn.files import write_text
 from mcn.profiles import PROFILES
 
 FORMAT = 1
@@ -196,7 +196,7 @@ def write_record(record: Record, path: Path) -> None:
         for name, value in dataclasses.asdict(record).items()
     ]
     text = "{\n" + ",\n".join(lines) + "\n}\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text(path, text)
 
 
 def load_records(folder: str | Path) -> list[Record]:

@@ -34,7 +34,7 @@ from mcn._version import __version__
 from mcn.checkpoint import latest_checkpoint
 from mcn.config import to_yaml
 from mcn.errors import MCNError
-from mcn.files import write_atomically
+from mcn.files import write_text
 from mcn.settings import RunConfig
 
 # Where a run is continued may change, and how it keeps its records; what it computes may not.
@@ -125,7 +125,7 @@ class RunFolder:
             self._same_settings(config)
             for stale in self.path.glob(".*.partial"):  # left by a process that was killed
                 stale.unlink()
-        write_atomically(self.path / "config.yaml", lambda file: file.write(to_yaml(config).encode()))
+        write_text(self.path / "config.yaml", to_yaml(config))
         self.resumed = latest_checkpoint(self.checkpoints)
         self.write_json("environment.json", environment(self.device))
 
@@ -159,7 +159,7 @@ class RunFolder:
     def write_json(self, name: str, content: Any) -> Path:
         """Write a JSON file of the run, whole or not at all."""
         text = json.dumps(content, indent=2) + "\n"
-        write_atomically(self.path / name, lambda file: file.write(text.encode()))
+        write_text(self.path / name, text)
         return self.path / name
 
     def rewind_metrics(self, step: int) -> None:
@@ -172,7 +172,7 @@ class RunFolder:
                         kept.append(line + "\n")
                 except ValueError:
                     break  # the process was killed while it wrote this line
-        write_atomically(self.metrics_path, lambda file: file.write("".join(kept).encode()))
+        write_text(self.metrics_path, "".join(kept))
         with _writing(self.path / "tensorboard"):
             self._writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
 

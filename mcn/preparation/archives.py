@@ -24,7 +24,7 @@ from typing import BinaryIO, NoReturn
 from tqdm import tqdm
 
 from mcn.errors import MCNError
-from mcn.files import first_line, write_atomically
+from mcn.files import first_line, write_text
 from mcn.preparation._rar import Entry, read_rar
 from mcn.preparation._space import need_space
 
@@ -65,7 +65,7 @@ def extract(archive: str | Path, folder: str | Path, *, progress: bool = True) -
         except OSError as error:
             reason = error.strerror or first_line(error)
             raise MCNError(f"cannot unpack {archive} into {folder}: {reason}") from error
-        write_atomically(marker, lambda file: file.write(size.encode()))
+        write_text(marker, size)
     return folder
 
 

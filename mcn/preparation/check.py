@@ -16,7 +16,7 @@ from mcn.data.manifest import read_manifest
 from mcn.data.splits import Benchmark, benchmark
 from mcn.data.subsets import Selection, listed_names, select, subsets_of
 from mcn.data.videoinfo import VideoInfo
-from mcn.files import write_atomically
+from mcn.files import printable, write_text
 from mcn.preparation import contents
 
 _SHOWN = 10  # names of each kind in the text
@@ -90,13 +90,12 @@ class Report:
             self._wrong, f"{self._wrong} things are wrong"
         )
         lines.append(f"{number}; {decoded}")
-        # Names that are not UTF-8 must not keep the report from being printed.
-        return "\n".join(lines).encode(errors="backslashreplace").decode()
+        return printable("\n".join(lines))
 
     def save(self, path: Path) -> None:
         """Write all of it, every name, as JSON."""
         content = {**asdict(self), "ok": self.ok}
-        write_atomically(path, lambda file: file.write(json.dumps(content, indent=1).encode()))
+        write_text(path, json.dumps(content, indent=1))
 
 
 def check(

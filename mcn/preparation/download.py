@@ -16,7 +16,7 @@ from typing import IO, NoReturn
 from tqdm import tqdm
 
 from mcn.errors import MCNError
-from mcn.files import first_line, write_atomically
+from mcn.files import first_line, write_atomically, write_text
 from mcn.preparation._http import BY_HAND, Patience, Web
 from mcn.preparation._space import need_space
 from mcn.preparation._transfer import note_of, partial_of, receive, size_of
@@ -212,4 +212,4 @@ def _recorded(path: Path) -> str:
 def _record(path: Path, digest: str) -> None:
     sums = {**_sums(path.parent), path.name: digest}
     text = "".join(f"{sums[name]}  {name}\n" for name in sorted(sums))
-    write_atomically(path.parent / _SUMS, lambda file: file.write(text.encode()))
+    write_text(path.parent / _SUMS, text)

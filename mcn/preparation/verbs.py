@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 
 from mcn.data.datasets import load_videos
 from mcn.errors import MCNError
-from mcn.files import write_atomically
+from mcn.files import printable, write_atomically
 from mcn.preparation._space import size_text
 from mcn.preparation.archives import extract
 from mcn.preparation.check import check
@@ -96,7 +96,7 @@ def _reported(what: str, run: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print(f"{what}: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
-    print(f"{what}: {_printable(reason)}", file=sys.stderr)
+    print(f"{what}: {printable(reason)}", file=sys.stderr)
     return 1
 
 
@@ -112,13 +112,8 @@ def _flag(error: Exception) -> str:
     return f"--{value[1]} takes {types[0] if types else ' or '.join(names)}, not {value[3]!r}"
 
 
-def _printable(text: str) -> str:
-    """Names of files may be anything; those that are no text must not keep the others from being told."""
-    return text.encode(errors="backslashreplace").decode()
-
-
 def _say(text: str) -> None:
-    print(_printable(text))
+    print(printable(text))
 
 
 def _there(root: Path) -> Path:
@@ -184,7 +179,7 @@ def _extract(source: DataSource, root: Path, chosen: Any) -> int:
 
 def _check(source: DataSource, root: Path, chosen: Any) -> int:
     report = check(_there(root), quick=chosen.quick, workers=chosen.workers, dask=chosen.dask)
-    _say(str(report))
+    print(report)
     if chosen.json:
         report.save(Path(chosen.json))
     return 0 if report.ok else 1
