@@ -9,19 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from mcn.attention import Coverage, attention_maps, counted_pixels, motion_coverage, moving_pixels
-from mcn.attention_plots import Example, activation_bars, activation_grid, activation_video, save_figure
-from mcn.backbones import build_backbone
+from mcn.attention_plots import Example, activation_bars, activation_grid, activation_video
 from mcn.clip_features import VIEWS, evaluation_crops, one_view
 from mcn.config import AttendConfig, EvalConfig, PretrainConfig, build
 from mcn.data.loader import clips_of
 from mcn.data.safe import open_safely
 from mcn.errors import MCNError
 from mcn.features import load_network, network_from_config
+from mcn.files import save_figure
 from mcn.run import choose_device
-from mcn.starting_points import read_starting_point, weights_file
+from mcn.starting_points import classifier_backbone, read_starting_point, weights_file
 
 #: What ``--compare`` takes for the checkpoint's own network as it was before training.
 UNTRAINED = "untrained"
@@ -68,16 +69,12 @@ def _network(where: str, config: AttendConfig, device: torch.device) -> tuple[st
     start = dataclasses.replace(config, checkpoint=config.checkpoint if where == UNTRAINED else where)
     state = read_starting_point(start.checkpoint, start.backbone).ours if start.checkpoint else {}
     if "classes" in state:
-        backbone = build_backbone(**state["backbone"])
         if where == UNTRAINED:
             raise MCNError(
                 f"--compare {UNTRAINED}: {start.checkpoint} is fine-tuned and does not know how it began; "
                 "give its pre-training checkpoint"
             )
-        prefix = "backbone."
-        own = {n.removeprefix(prefix): t for n, t in state["network"].items() if n.startswith(prefix)}
-        backbone.load_state_dict(own)
-        return "fine-tuned", backbone.to(device)
+        return "fine-tuned", classifier_backbone(state).to(device)
     network, trained = load_network(build(EvalConfig, dataclasses.asdict(start)), device)
     if where == UNTRAINED:
         network = network_from_config(trained).to(device)
@@ -119,17 +116,21 @@ def draw(config: AttendConfig, files: Sequence[str], path: Path) -> list[str]:
     examples, fps = attend(config, files)
     if path.suffix.lower() == _VIDEO:
         activation_video(examples, path, fps)
-    elif config.accuracy:
-        bars = dict(zip(examples[0].maps, config.accuracy, strict=True))
-        save_figure(activation_bars(examples[0], bars, source=config.accuracy_source), path)
     else:
-        save_figure(activation_grid(examples, title="Activation maps of conv5"), path)
+        save_figure(_picture(config, examples), path, dpi=160, facecolor="white")
     lines = [
         f"{example.title}: {name} ({example.notes[name].replace(chr(10), '): ')}"
         for example in examples
         for name in example.maps
     ]
     return [*lines, f"{path}: {len(examples)} clip{'s' * (len(examples) > 1)} of {config.frames} frames"]
+
+
+def _picture(config: AttendConfig, examples: Sequence[Example]) -> Figure:
+    if not config.accuracy:
+        return activation_grid(examples, title="Activation maps of conv5")
+    bars = dict(zip(examples[0].maps, config.accuracy, strict=True))
+    return activation_bars(examples[0], bars, source=config.accuracy_source)
 
 
 def _check_output(config: AttendConfig, files: Sequence[str], path: Path) -> None:

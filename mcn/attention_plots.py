@@ -218,12 +218,6 @@ def _wrapped(note: str) -> str:
     return "\n".join(textwrap.fill(line, 38) for line in note.splitlines())
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure in the format that the path's suffix names, whole or not at all."""
-    kind = path.suffix[1:].lower()
-    write_atomically(path, lambda file: figure.savefig(file, format=kind, dpi=160, facecolor="white"))
-
-
 def activation_video(examples: Sequence[Example], path: Path, fps: float = 25.0) -> None:
     """Write maps over frames as H.264: a row for each example, a column for frames and for each network.
 

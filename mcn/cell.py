@@ -28,7 +28,7 @@ from mcn.config import (
 from mcn.data.datasets import load_videos
 from mcn.errors import MCNError
 from mcn.finetune import finetune
-from mcn.motion import measure
+from mcn.motion import bootstrap, measure
 from mcn.pretrain import pretrain
 from mcn.probe import headline_probe, run_probe
 from mcn.results import DataUsed, Record, write_record
@@ -108,10 +108,10 @@ def _finetune(config: FinetuneConfig) -> dict[str, float]:
 
 
 def _motion(config: AttendConfig) -> dict[str, float]:
-    values = [value for value in measure(config, "test").networks[0].auc if math.isfinite(value)]
-    if not values:
+    auc = bootstrap(measure(config, "test").networks[0].auc, config.seed).mean
+    if not math.isfinite(auc):
         raise MCNError(f"{config.data}: nothing moves in its test videos, so there is nothing to cover")
-    return {"motion_auc": 100 * statistics.fmean(values)}
+    return {"motion_auc": 100 * auc}
 
 
 # What each is called in --evaluate: its settings' class and preset block, what is fixed, what it measures.

@@ -16,16 +16,17 @@ from torch import Tensor, nn
 
 from mcn.backbones import build_backbone
 from mcn.checkpoint import find_checkpoint, latest_checkpoint, load_checkpoint
-from mcn.clip_features import CROPS, VIEWS, FlowClips, evaluation_crops, is_flow, one_view
+from mcn.clip_features import CROPS, VIEWS, evaluation_clips, evaluation_crops, is_flow, one_view
 from mcn.config import FinetuneConfig, ProbeConfig
 from mcn.data.datasets import Videos
-from mcn.data.loader import Clip, TestClips, clip_views, readable_videos
+from mcn.data.loader import Clip, clip_views, readable_videos
 from mcn.errors import MCNError
 from mcn.features import load_network
 from mcn.loop import checked_steps, train
 from mcn.metrics import Evaluation, Tally
 from mcn.optim import check_finite, parameter_groups
 from mcn.run import RunFolder, choose_device, seed_everything, seed_for
+from mcn.starting_points import classifier_backbone
 
 Config = FinetuneConfig | ProbeConfig
 
@@ -110,10 +111,7 @@ def starting_point(config: Config, device: torch.device) -> Start:
 def continued(checkpoint: str | Path, device: torch.device) -> Start:
     """The start of a run that has a checkpoint of its own, without the one it started from."""
     state = load_checkpoint(checkpoint, device)
-    backbone, prefix = build_backbone(**state["backbone"]), "backbone."
-    own = {k.removeprefix(prefix): v for k, v in state["network"].items() if k.startswith(prefix)}
-    backbone.load_state_dict(own)
-    return Start(backbone.to(device), state["backbone"], state["start"])
+    return Start(classifier_backbone(state).to(device), state["backbone"], state["start"])
 
 
 class Classification:
@@ -255,15 +253,14 @@ def evaluate(
     Unreadable videos are named, counted against ``max_bad``, and wrong. The model is left in eval mode.
     """
     model.eval()
-    flow = {"view": config.view} if is_flow(config.view) else {}
-    dataset = (FlowClips if flow else TestClips)(
+    dataset = evaluation_clips(
         videos,
+        config.view,
         frames=config.frames,
         stride=config.stride,
         clips=config.clips,
         reader=config.reader,
         timeout=config.read_timeout,
-        **flow,
     )
     tallies = [Tally(videos.labels, videos.classes) for _ in model.heads]
     for index, raw in readable_videos(dataset, config.workers, config.max_bad, progress):

@@ -51,6 +51,14 @@ class FlowClips(TestClips):
             return index, None, str(error)
 
 
+def evaluation_clips(videos: Videos, view: str, **sizes: Any) -> TestClips:
+    """The clips that an evaluation reads for a view: of stored flow, or of the videos themselves.
+
+    ``sizes`` are the settings of :class:`~mcn.data.loader.TestClips`.
+    """
+    return FlowClips(videos, view=view, **sizes) if is_flow(view) else TestClips(videos, **sizes)
+
+
 def is_flow(view: str) -> bool:
     """Whether a view is read from stored flow images.
 

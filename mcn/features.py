@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mcn.clip_features import VIEWS, FlowClips, is_flow, video_feature
+from mcn.clip_features import VIEWS, evaluation_clips, video_feature
 from mcn.config import EvalConfig, FinetuneConfig, PretrainConfig, build
 from mcn.data.datasets import Videos, load_videos
-from mcn.data.loader import TestClips, readable_videos
+from mcn.data.loader import readable_videos
 from mcn.data.supervise import TIMEOUT
 from mcn.errors import MCNError
 from mcn.feature_cache import FeatureCache, cache_key, video_keys, weights_hash
@@ -33,6 +33,8 @@ from mcn.starting_points import read_starting_point
 
 #: Name of the folder of kept features in a run folder.
 CACHE = "features"
+#: What a feature depends on beside weights and video.
+FEATURE_SETTINGS = ("frames", "stride", "size", "clips", "view", "crops", "feature", "reader")
 _IN_MEMORY = 1 << 30  # bytes of features that are held in memory
 
 
@@ -163,8 +165,7 @@ def extract_features(
     wanted = rows.take(store, keys)
     made = [index for index in wanted if index % world == rank]
 
-    flow = {"view": view} if is_flow(view) else {}
-    dataset = (FlowClips if flow else TestClips)(videos, **sizes, timeout=timeout, **flow)  # type: ignore[arg-type]
+    dataset = evaluation_clips(videos, view, **sizes, timeout=timeout)
     was_training = network.training
     network.eval()
     try:
@@ -216,7 +217,7 @@ def features_of(
 
 def clip_settings(config: EvalConfig) -> dict[str, Any]:
     """What :func:`extract_features` is told of a config of one view: which clips, and how they are read."""
-    names = ("frames", "stride", "size", "clips", "view", "crops", "feature", "batch_size", "reader")
+    names = (*FEATURE_SETTINGS, "batch_size")
     return {name: getattr(config, name) for name in names} | {"timeout": config.read_timeout}
 
 

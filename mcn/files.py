@@ -4,9 +4,12 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Any
 
 from mcn.errors import MCNError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -35,6 +38,15 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text as :func:`write_atomically` does."""
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def save_figure(figure: "Figure", path: Path, **options: Any) -> None:
+    """Write a figure in the format that the path's suffix names, whole or not at all.
+
+    ``options`` are those of matplotlib's ``savefig``.
+    """
+    kind = path.suffix[1:].lower()
+    write_atomically(path, lambda file: figure.savefig(file, format=kind, **options))
 
 
 def printable(text: str) -> str:

@@ -21,7 +21,7 @@ from mcn.data.loader import clips_of
 from mcn.data.safe import open_safely
 from mcn.errors import MCNError
 from mcn.feature_cache import cache_key, video_keys, weights_hash
-from mcn.features import Features, features_of, join, load_network, single_views
+from mcn.features import FEATURE_SETTINGS, Features, features_of, join, load_network, single_views
 from mcn.files import first_line, write_atomically
 from mcn.nearest import cosines, nearest
 from mcn.run import choose_device
@@ -112,8 +112,7 @@ def _made_of(config: EvalConfig) -> str:
     """Changes with the networks of a config and with the settings that its features depend on."""
     cpu = torch.device("cpu")
     hashes = [weights_hash(load_network(one, cpu)[0]) for one in single_views(config)]
-    names = ("frames", "stride", "size", "clips", "view", "crops", "feature", "reader")
-    return cache_key(" ".join(hashes), {name: getattr(config, name) for name in names})
+    return cache_key(" ".join(hashes), {name: getattr(config, name) for name in FEATURE_SETTINGS})
 
 
 def _files(videos: Videos, config: EvalConfig) -> str:

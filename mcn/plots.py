@@ -55,7 +55,7 @@ def residual_strip(clip: Tensor, title: str = "", *, columns: int = 6, scale: fl
     axes = figure.subplots(2, len(shown), squeeze=False)
     heat = None
     for column, n in enumerate(shown):
-        _image(axes[0, column], frames[n]).set_title(f"n = {n}", fontsize=9)
+        image_axis(axes[0, column], frames[n]).set_title(f"n = {n}", fontsize=9)
         heat = axes[1, column].imshow(residual[n], cmap="magma", vmin=0.0, vmax=top or 1.0)
         _bare(axes[1, column])
     axes[0, 0].set_ylabel("RGB")
@@ -79,7 +79,7 @@ def image_grid(
     axes = figure.subplots(rows, columns, squeeze=False)
     for row in range(rows):
         for column in range(columns):
-            _image(axes[row, column], array[row, column])
+            image_axis(axes[row, column], array[row, column])
     for row, name in enumerate(row_titles):
         axes[row, 0].set_ylabel(name, fontsize=9)
     for column, name in enumerate(column_titles):
@@ -333,7 +333,8 @@ def _bare(axis: Axes) -> Axes:
     return axis
 
 
-def _image(axis: Axes, image: ArrayLike) -> Axes:
+def image_axis(axis: Axes, image: Tensor | ArrayLike) -> Axes:
+    """Draw an image ``(H, W, 3)`` without ticks."""
     axis.imshow(_array(image), interpolation="nearest")
     return _bare(axis)
 

@@ -7,14 +7,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
 from mcn.data.datasets import Videos
 from mcn.data.safe import OpenVideo, open_safely
 from mcn.errors import MCNError
-from mcn.files import write_atomically
+from mcn.files import save_figure
 from mcn.lookup import Neighbour
-from mcn.plots import RIGHT, WRONG, Picture
+from mcn.plots import RIGHT, WRONG, Picture, image_axis
 from mcn.retrieval import Retrieval
 
 _COLUMNS = 5  # of a contact sheet
@@ -128,7 +127,7 @@ def save_sheet(figure: Figure, path: Path) -> Path:
     suffix = path.suffix[1:].lower()
     if suffix not in figure.canvas.get_supported_filetypes():
         raise MCNError(f"--sheet {path}: not a kind of picture that can be written (.png, .pdf, .svg, ...)")
-    write_atomically(path, lambda file: figure.savefig(file, format=suffix, dpi=110, bbox_inches="tight"))
+    save_figure(figure, path, dpi=110, bbox_inches="tight")
     return path
 
 
@@ -140,13 +139,6 @@ def middle_frame(videos: Videos, index: int) -> NDArray[np.uint8]:
 def _middle(opened: OpenVideo) -> NDArray[np.uint8]:
     with opened as video:
         return video.frames([len(video) // 2])[0]
-
-
-def image_axis(axis: Axes, image: ArrayLike | Tensor) -> Axes:
-    """Draw an image without ticks."""
-    axis.imshow(np.asarray(image), interpolation="nearest")
-    axis.set(xticks=[], yticks=[])
-    return axis
 
 
 def _mark(axis: Axes, label: str, right: bool) -> None:

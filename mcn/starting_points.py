@@ -126,6 +126,13 @@ def read_starting_point(where: str | Path, backbone: str, flag: str = "--checkpo
     return _plain(asked, "torchvision weights", str(path), tensors)
 
 
+def classifier_backbone(state: dict[str, Any]) -> nn.Module:
+    """The backbone in a checkpoint's ``state`` that ``mcn finetune`` or the headline probe wrote."""
+    backbone = build_backbone(**state["backbone"])
+    backbone.load_state_dict(_below("backbone.", state["network"])[0])
+    return backbone
+
+
 def weights_file(where: str | Path) -> Path:
     """The file that ``where`` means, in a run folder its newest checkpoint; a name of torchvision's as it is.
 
