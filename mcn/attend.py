@@ -16,8 +16,7 @@ from mcn.attention import Coverage, attention_maps, counted_pixels, motion_cover
 from mcn.attention_plots import Example, activation_bars, activation_grid, activation_video
 from mcn.clip_features import VIEWS, evaluation_crops, one_view
 from mcn.config import AttendConfig, EvalConfig, PretrainConfig, build
-from mcn.data.loader import clips_of
-from mcn.data.safe import open_safely
+from mcn.data.loader import clips_of_file
 from mcn.errors import MCNError
 from mcn.features import load_network, network_from_config
 from mcn.files import save_figure
@@ -157,9 +156,11 @@ def attend(config: AttendConfig, files: Sequence[str]) -> tuple[list[Example], f
     networks = watched_networks(config, device)
     examples, rates = [], []
     for file in files:
-        with open_safely(file, config.reader, timeout=config.read_timeout) as opened:
-            raw = clips_of(opened, config.frames, config.stride, 1)
-            rates.append((opened.info.fps or 25.0) / config.stride)
+        raw, info = clips_of_file(
+            file, frames=config.frames, stride=config.stride, clips=1,
+            reader=config.reader, timeout=config.read_timeout,
+        )  # fmt: skip
+        rates.append((info.fps or 25.0) / config.stride)
         examples.append(_example(Path(file).name, raw, networks, config, device))
     return examples, rates[0]
 

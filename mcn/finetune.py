@@ -18,8 +18,7 @@ from mcn.classify import (
 )
 from mcn.config import FinetuneConfig, ProbeConfig, build
 from mcn.data.datasets import load_videos
-from mcn.data.loader import clips_of
-from mcn.data.safe import open_safely
+from mcn.data.loader import clips_of_file
 from mcn.errors import MCNError
 from mcn.metrics import Evaluation
 from mcn.run import choose_device
@@ -69,7 +68,9 @@ def predict(video: str | Path, checkpoint: str | Path, device: str = "auto") -> 
     probe = "recipe" in state["config"]
     config: Config = build(ProbeConfig, state["config"]) if probe else build(FinetuneConfig, state["config"])
     model = load_classifier(state, place)
-    with open_safely(video, config.reader, timeout=config.read_timeout) as opened:
-        raw = clips_of(opened, config.frames, config.stride, config.clips)
+    raw, _ = clips_of_file(
+        video, frames=config.frames, stride=config.stride, clips=config.clips,
+        reader=config.reader, timeout=config.read_timeout,
+    )  # fmt: skip
     mean = clip_probabilities(model, raw, config, place)[0].mean(0)
     return [(state["classes"][i], mean[i].item()) for i in mean.argsort(descending=True).tolist()]

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from mcn.clip_features import is_flow, video_feature
 from mcn.config import EvalConfig
 from mcn.data.datasets import Videos, load_videos
-from mcn.data.loader import clips_of
-from mcn.data.safe import open_safely
+from mcn.data.loader import clips_of_file
 from mcn.errors import MCNError
 from mcn.feature_cache import cache_key, video_keys, weights_hash
 from mcn.features import FEATURE_SETTINGS, Features, features_of, join, load_network, single_views
@@ -80,8 +79,10 @@ def query_feature(config: EvalConfig, query: Path) -> NDArray[np.float32]:
     if any(is_flow(one.view) for one in single_views(config)):
         raise MCNError(f"--view {config.view}: a single file has no stored flow, ask with rgb or residual")
     device = choose_device(config.device)
-    with open_safely(query, config.reader, timeout=config.read_timeout) as video:
-        raw = clips_of(video, config.frames, config.stride, config.clips)
+    raw, _ = clips_of_file(
+        query, frames=config.frames, stride=config.stride, clips=config.clips,
+        reader=config.reader, timeout=config.read_timeout,
+    )  # fmt: skip
     parts = []
     for one in single_views(config):
         network = load_network(one, device)[0].eval()

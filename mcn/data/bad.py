@@ -20,7 +20,7 @@ class BadVideos:
         if not damage or name in self.damaged:
             return []
         self.damaged[name] = damage
-        return [f"damaged video, what can be read of it is used: {name}: {damage}"]
+        return [damaged_line(name, damage)]
 
     def report(self, bad: tuple[tuple[str, str], ...], remedy: str = "another is drawn instead") -> list[str]:
         """Take note of failures; gives a line for each video not seen before.
@@ -41,6 +41,11 @@ class BadVideos:
         """Lines for the end of a run; none where all was well."""
         told = ((self.seen, "could not be read"), (self.damaged, "are damaged and were used in part"))
         return [f"{len(of)} of {self.total} videos {what}: {_some(of)}" for of, what in told if of]
+
+
+def damaged_line(name: str, damage: str) -> str:
+    """What is said of a damaged video of which a part is used."""
+    return f"damaged video, what can be read of it is used: {name}: {damage}"
 
 
 def _some(names: Iterable[str]) -> str:

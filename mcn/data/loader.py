@@ -8,6 +8,7 @@ and a resumed run goes on exactly where it was by starting the plan at a later s
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -23,14 +24,15 @@ from mcn.data.augment import (
     center_crop_batch,
     draw_augmentation,
 )
-from mcn.data.bad import BadVideos
+from mcn.data.bad import BadVideos, damaged_line
 from mcn.data.datasets import Videos
 from mcn.data.flow import flow_folder, read_flow
 from mcn.data.plan import Request, Step
 from mcn.data.readers import VideoError, check_reader
-from mcn.data.safe import OpenVideo
+from mcn.data.safe import OpenVideo, open_safely
 from mcn.data.sampling import random_clip, uniform_clips
 from mcn.data.supervise import TIMEOUT
+from mcn.data.videoinfo import VideoInfo
 from mcn.errors import MCNError
 from mcn.run import generator_for
 from mcn.views import make_views
@@ -233,6 +235,22 @@ def clips_of(video: OpenVideo, frames: int, stride: int, clips: int) -> Tensor:
     wanted = uniform_clips(len(video), frames + 1, stride, clips)
     read = video.frames([i for clip in wanted for i in clip])
     return torch.from_numpy(read).unflatten(0, (clips, frames + 1))
+
+
+def clips_of_file(
+    path: str | Path,
+    *,
+    frames: int,
+    stride: int,
+    clips: int,
+    reader: str = "auto",
+    timeout: float = TIMEOUT,
+) -> tuple[Tensor, VideoInfo]:
+    """:func:`clips_of` one video file, and what is known of it; says on standard error if it is damaged."""
+    with open_safely(path, reader, timeout=timeout) as video:
+        if video.info.damage:
+            print(damaged_line(str(path), video.info.damage), file=sys.stderr)
+        return clips_of(video, frames, stride, clips), video.info
 
 
 def readable_videos(

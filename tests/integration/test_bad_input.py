@@ -450,3 +450,42 @@ def test_interrupting_says_how_to_go_on(action_data: Path, tmp_path: Path) -> No
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "goes on from the last checkpoint" in one_line(said, "pretrain")
+
+
+@pytest.fixture(scope="session")
+def cut_film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A film of 60 frames whose file ends in the middle of one: more than a clip can be read."""
+    path = tmp_path_factory.mktemp("cut") / "film.avi"
+    frames = np.random.default_rng(0).integers(0, 256, (60, 32, 48, 3), dtype=np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    return path
+
+
+@pytest.mark.parametrize("command", ["attend", "predict", "retrieve"])
+def test_a_damaged_file_is_said_to_be(
+    command: str,
+    cut_film: Path,
+    trained: Path,
+    finetuned: Path,
+    action_data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its readable part is used, and nobody takes that for the whole."""
+    arguments = {
+        "attend": ["attend", str(cut_film), "-o", str(tmp_path / "maps.png"), "--checkpoint", str(trained)],
+        "predict": ["predict", str(cut_film), "--checkpoint", str(finetuned)],
+        "retrieve": [
+            *("retrieve", "--query", str(cut_film), "--data", str(action_data)),
+            *("--preset", "smoke", "--checkpoint", str(trained), "--cache", "none"),
+        ],
+    }[command]
+    assert main(arguments) == 0
+    said = capsys.readouterr().err
+    assert said.count(f"damaged video, what can be read of it is used: {cut_film}: cut short") == 1
