@@ -1,5 +1,5 @@
-# make demo   train MCN on built-in videos and see what it learned   (about 5 minutes on 2 cores)
-# make test   everything that must hold                              (under 15 minutes on 2 cores)
+# make demo   train MCN on built-in videos and see what it learned   (5 minutes on 2 quiet cores)
+# make test   everything that must hold                              (15 to 25 minutes on 2 cores)
 # make help   all targets
 
 PYTHON ?= python3
