@@ -9,12 +9,16 @@ import dataclasses
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
+from io import StringIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
+from mcn._flags import with_nearest
 from mcn._version import __version__
 from mcn.commands import COMMANDS
 from mcn.config import load_preset, presets
@@ -28,7 +32,13 @@ _EPILOG = "Protocol rows are explained in the book's appendix, what the paper le
 def command_parser(name: str, settings: dict[str, Any] | None = None) -> ArgumentParser:
     """The parser of one command, with other defaults where ``settings`` names its fields."""
     command = COMMANDS[name]
-    parser = ArgumentParser(prog=f"mcn {name}", description=command.help, epilog=_EPILOG, exit_on_error=False)
+    parser = ArgumentParser(
+        prog=f"mcn {name}",
+        description=command.help,
+        epilog=_EPILOG,
+        exit_on_error=False,
+        allow_abbrev=False,  # --e would change its meaning with the next flag that begins like it
+    )
     for names, options in command.arguments:
         parser.add_argument(*names, **options)
     if command.config is not None:
@@ -59,12 +69,29 @@ def _parse(name: str, arguments: Sequence[str]) -> Any:
             files.append(argument)
         else:
             flags.append(argument)
-    args = command_parser(name).parse_args(files + flags)
     if COMMANDS[name].config is None:
-        return args
-    settings = load_preset(args.preset, name) if args.preset else {}
-    settings |= _trained_on(args.get("checkpoint"), args.get("out"))
+        return command_parser(name).parse_args(files + flags)
+    asked = _first_look(name, files + flags)
+    preset = asked.get("preset")
+    settings = load_preset(preset, name) if preset else {}
+    settings |= _trained_on(asked.get("checkpoint"), asked.get("out"))
     return command_parser(name, settings).parse_args(files + flags)
+
+
+def _first_look(name: str, arguments: list[str]) -> dict[str, Any]:
+    """What is asked for, whatever preset and checkpoint will make of the rest.
+
+    --print_config prints and ends the program: here what it prints is read, and it is still to come.
+    """
+    parser = command_parser(name)
+    prints = any(argument.startswith("--print_config") for argument in arguments)
+    if not prints or not {"-h", "--help"}.isdisjoint(arguments):
+        return dict(parser.parse_args(arguments))
+    printed = StringIO()
+    with redirect_stdout(printed), suppress(SystemExit):
+        parser.parse_args(arguments)
+    settings = yaml.safe_load(printed.getvalue())
+    return settings if isinstance(settings, dict) else {}
 
 
 def _trained_on(checkpoint: str | None, out: str | None) -> dict[str, Any]:
@@ -124,7 +151,8 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     except MCNError:
         raise
     except Exception as error:  # jsonargparse raises several types for one thing: a bad flag
-        print(f"mcn {name}: {' '.join(str(error).split())} (see mcn {name} --help)", file=sys.stderr)
+        said = with_nearest(" ".join(str(error).split()), command_parser(name))
+        print(f"mcn {name}: {said} (see mcn {name} --help)", file=sys.stderr)
         return 2
     config = None
     if command.config is not None:

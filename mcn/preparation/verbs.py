@@ -15,6 +15,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
+from mcn._flags import with_nearest
 from mcn.data.datasets import load_videos
 from mcn.errors import MCNError
 from mcn.files import printable, write_atomically
@@ -68,14 +69,18 @@ def main(source: DataSource, arguments: Sequence[str] | None = None) -> int:
         return 2
     run, add, _ = _VERBS[verb]
     parser = ArgumentParser(
-        prog=f"{source.script} {verb}", description=_help(source, verb), exit_on_error=False
+        prog=f"{source.script} {verb}",
+        description=_help(source, verb),
+        exit_on_error=False,
+        allow_abbrev=False,
     )
     parser.add_argument("root", type=str, help="the data set's folder")
     add(parser, source)
     try:
         chosen = parser.parse_args(rest)
     except Exception as error:  # jsonargparse raises several types for one thing: a bad flag
-        print(f"{source.script} {verb}: {_flag(error)} (see {source.script} {verb} --help)", file=sys.stderr)
+        said = with_nearest(_flag(error), parser)
+        print(f"{source.script} {verb}: {said} (see {source.script} {verb} --help)", file=sys.stderr)
         return 2
     return _reported(f"{source.script} {verb}", lambda: run(source, Path(chosen.root), chosen))
 

@@ -236,6 +236,9 @@ FEATURES = ["features", DATA, "--preset", "smoke"]
 WRONG: list[tuple[list[str], int, list[str]]] = [
     (["nonsense"], 2, ["'nonsense'", "pretrain, probe"]),
     (["pretrain", "--nonsense", "1"], 2, ["--nonsense", "mcn pretrain --help"]),
+    ([*PRETRAIN, "--epoch", "3"], 2, ["--epoch 3", "did you mean --epochs?"]),  # no abbreviations
+    ([*PRETRAIN, "--batch-size=4"], 2, ["--batch-size=4", "did you mean --batch_size?"]),
+    (["predict", "nowhere.mp4", "--check", TRAINED], 2, ["--check", "did you mean --checkpoint?"]),
     (["pretrain", "--preset", "huge"], 1, ["'huge'", "laptop"]),
     (["pretrain", "--config", "nowhere.yaml"], 2, ["nowhere.yaml"]),
     (["pretrain"], 1, ["--data"]),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from mcn._torchvision import torchvision
@@ -127,6 +128,31 @@ def test_flags_beat_the_config_file_beats_the_preset(tmp_path: Path) -> None:
     path.write_text("preset: smoke\nlr: 0.5\n")
     args = _parse("pretrain", ["--config", str(path)])
     assert (args.lr, args.dim) == (0.5, smoke["dim"])
+
+
+def test_print_config_shows_what_a_run_would_have(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {field.name for field in dataclasses.fields(PretrainConfig)}
+    laptop = {name: v for name, v in load_preset("laptop", "pretrain").items() if name in known}
+    flags = ["--preset", "laptop", "--lr", "0.25"]
+    for order in ([*flags, "--print_config"], ["--print_config", *flags]):
+        with pytest.raises(SystemExit) as stopped:
+            main(["pretrain", *order])
+        assert stopped.value.code == 0
+        shown = capsys.readouterr().out
+        settings = yaml.safe_load(shown)  # once: twice would be two of each
+        assert shown.count("\nepochs:") == 1
+        assert {name: settings[name] for name in laptop} == {**laptop, "lr": 0.25}
+    path = tmp_path / "printed.yaml"
+    path.write_text(shown)
+    assert _parse("pretrain", ["--config", str(path)]).lr == 0.25
+    with pytest.raises(SystemExit):  # what is required may be missing
+        main(["features", "--checkpoint", str(trained), "--print_config=skip_default"])
+    settings = yaml.safe_load(capsys.readouterr().out)
+    assert settings["checkpoint"] == str(trained)
+    assert main(["pretrain", "--preset", "huge", "--print_config"]) == 1
+    assert "'huge'" in capsys.readouterr().err
 
 
 def test_a_preset_speaks_to_each_command() -> None:

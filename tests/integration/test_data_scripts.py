@@ -453,6 +453,7 @@ MISTAKES = {
     "check": "the following arguments are required: root",
     "prepare x": "the following arguments are required: out",
     "check x --json": "argument --json: expected one argument",
+    "check x --quic": "unrecognized arguments: --quic (did you mean --quick?)",
 }
 
 
