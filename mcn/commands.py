@@ -6,6 +6,7 @@ A command imports what it needs when it runs, so that ``mcn --help`` answers at 
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 from mcn.config import (
@@ -25,7 +26,16 @@ def _pretrain(config: PretrainConfig, _: Any) -> None:
 
     path = pretrain(config)
     print(f"run folder: {path}")
-    print(f"next:       mcn probe --checkpoint {path} --data {config.data}")
+    print(f"next:       {_after_pretraining(config, path)}")
+
+
+def _after_pretraining(config: PretrainConfig, path: Path) -> str:
+    """A command that this data has what it takes for: a probe needs labels and a test list."""
+    from mcn.data.datasets import load_videos
+
+    where = f"--checkpoint {quote(str(path))} --data {quote(config.data)}"
+    test = load_videos(config.data, "test", config.split)
+    return f"mcn probe {where}" if test.labels else f"mcn retrieve --query VIDEO {where}"
 
 
 def _finetune(config: FinetuneConfig, _: Any) -> None:

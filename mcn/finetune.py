@@ -43,9 +43,10 @@ def finetune(config: FinetuneConfig) -> tuple[Path, Evaluation | None]:
         raise MCNError(
             "no --checkpoint: give the run folder of mcn pretrain, or --from_scratch to train without one"
         )
-    videos = load_videos(config.data, "train", config.split)
+    videos, test = (load_videos(config.data, subset, config.split) for subset in ("train", "test"))
+    if not len(test):
+        print(f"{config.data} has no test list: a network is trained, and not tested")
     run, training = fit(config, videos, {"dropout": config.dropout})
-    test = load_videos(config.data, "test", config.split)
     if not len(test):
         return run.path, None
     (found,) = evaluate(training.model, test, config, run.device)

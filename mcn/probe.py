@@ -27,12 +27,13 @@ from sklearn.preprocessing import StandardScaler
 from mcn.classify import evaluate, fit, how_tested, report, starting_point
 from mcn.clip_features import VIEWS
 from mcn.config import ProbeConfig
-from mcn.data.datasets import Videos, load_videos
+from mcn.data.datasets import Videos
 from mcn.errors import MCNError
 from mcn.features import Features, features_of
 from mcn.files import write_text
 from mcn.holdout import hold_out, part_of
 from mcn.metrics import Evaluation
+from mcn.retrieval import labelled_lists
 from mcn.run import RunFolder, choose_device
 
 #: Shown beside every number of the quick probe.
@@ -119,7 +120,11 @@ def choose_c(train: Features, values: Sequence[float], share: float, seed: int =
 
 
 def run_probe(config: ProbeConfig) -> Probe:
-    """The quick probe as a config describes it: extract both lists' features, choose ``c``, fit, score."""
+    """The quick probe as a config describes it: extract both lists' features, choose ``c``, fit, score.
+
+    Raises :class:`~mcn.errors.MCNError` without a test list or labels, before a feature is computed.
+    """
+    labelled_lists(config)
     train, c = features_of(config, "train"), config.c
     if config.sweep:
         sweep = choose_c(train, config.sweep, config.holdout, config.seed)
@@ -139,9 +144,7 @@ def headline_probe(config: ProbeConfig) -> tuple[Path, Evaluation]:
         raise MCNError(f"{asked}: --recipe headline reads the pooled feature of one view")
     if config.batch_size < 2:
         raise MCNError(f"--batch_size {config.batch_size}: BatchNorm takes at least 2 videos a batch")
-    train, test = (load_videos(config.data, subset, config.split) for subset in ("train", "test"))
-    if not len(test):
-        raise MCNError(f"{config.data} has no test list: a probe needs one (recognised: {test.layout})")
+    train, test = labelled_lists(config)
     penalty, after = config.weight_decay, None
     if config.sweep:
         config = dataclasses.replace(config, out=str(_opened(config)))

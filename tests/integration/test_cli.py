@@ -192,6 +192,49 @@ def test_what_pretrain_says_next_works(
     assert "linear probe: top-1" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("folder", ["videos", "videos/Bob"])  # classes without lists; no labels
+def test_what_pretrain_says_next_fits_the_data(
+    folder: str, action_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = action_data / folder
+    flags = ["--preset", "smoke", "--data", str(data), "--threads", "1", "--epochs", "1"]
+    assert main(["pretrain", *flags, "--batch_size", "4"]) == 0
+    following = shlex.split(re.search(r"next: +(mcn .*)", capsys.readouterr().out)[1])
+    assert following[:4] == ["mcn", "retrieve", "--query", "VIDEO"]
+    video = str(load_videos(data, "all").path(0))
+    assert main([video if word == "VIDEO" else word for word in following[1:]] + ["--workers", "0"]) == 0
+    assert re.search(r"^  1 +-?\d\.\d+  \S+\.mp4$", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("folder", ["videos", "videos/Bob"])
+@pytest.mark.parametrize("command", ["probe", "probe --recipe headline", "retrieve"])
+def test_an_evaluation_without_a_test_list_computes_nothing(
+    command: str,
+    folder: str,
+    trained: Path,
+    action_data: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def computes(*_: Any, **__: Any) -> None:
+        raise AssertionError("a video was opened")
+
+    monkeypatch.setattr("mcn.data.datasets.Videos.open", computes)
+    assert main([*command.split(), *where(trained, action_data / folder)]) == 1
+    said = capsys.readouterr()
+    assert "has no test list" in said.err
+    assert said.out == ""
+    assert not Path("runs").exists()
+
+
+def test_finetune_without_a_test_list_says_so_first(
+    action_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--preset", "smoke", "--data", str(action_data / "videos"), "--threads", "1", "--epochs", "1"]
+    assert main(["finetune", "--from_scratch", *flags]) == 0
+    assert "has no test list: a network is trained, and not tested" in capsys.readouterr().out.splitlines()[0]
+
+
 def where(checkpoint: Path, data: Path) -> list[str]:
     flags = ["--preset", "smoke", "--data", str(data), "--checkpoint", str(checkpoint)]
     return [*flags, "--threads", "1", "--device", "cpu"]
