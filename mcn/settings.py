@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mcn.errors import MCNError
+from mcn.preparation.parallel import usable_cores
 
 # Which numbers a setting may be, where not every number makes sense: names, rule, the rule in words.
 _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
@@ -68,8 +69,8 @@ class DataConfig:
     """Step between sampled frames, in frames of the video (row 18: 1)."""
     size: int = 128
     """Height and width of a clip, in pixels."""
-    workers: int = 4
-    """Processes that decode videos; 0 decodes in the main process."""
+    workers: int = min(4, usable_cores())
+    """Processes that decode videos; 0 decodes in the main process. Default: 4, at most the usable cores."""
     max_bad: float = 0.05
     """Largest share of videos that may turn out unreadable before the run stops."""
     read_timeout: float = 60.0

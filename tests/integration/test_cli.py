@@ -1,8 +1,11 @@
 """The command line: help, where settings come from, and each command on a smoke checkpoint."""
 
 import dataclasses
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,6 +131,24 @@ def test_flags_beat_the_config_file_beats_the_preset(tmp_path: Path) -> None:
     path.write_text("preset: smoke\nlr: 0.5\n")
     args = _parse("pretrain", ["--config", str(path)])
     assert (args.lr, args.dim) == (0.5, smoke["dim"])
+
+
+ONE_CORE = """
+import os, warnings
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+warnings.simplefilter("error")  # PyTorch's, of more workers than cores
+from mcn.config import PretrainConfig
+from torch.utils.data import DataLoader
+workers = PretrainConfig().workers
+DataLoader([0], num_workers=workers)
+print(workers)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be taken away here")
+def test_workers_that_nobody_set_are_no_more_than_the_cores() -> None:
+    found = subprocess.run([sys.executable, "-c", ONE_CORE], capture_output=True, text=True, timeout=60)
+    assert (found.stdout, found.stderr) == ("1\n", "")
 
 
 def test_print_config_shows_what_a_run_would_have(
