@@ -110,6 +110,8 @@ def diagnose(config: PretrainConfig, seconds: float = 5.0) -> Diagnosis:
         config = dataclasses.replace(config, batch_size=min(config.batch_size, _ON_CPU))
     videos = load_videos(config.data, "train", config.split)
     print(f"{len(videos)} videos: {videos.layout}")
+    if small := videos.enlarged(config.size):
+        print(small)
     first_look = _first_look(videos, config, seconds)
     dataset = training_clips(videos, config, config.view2 if config.view2.startswith("flow") else None)
     read, clips = _read(dataset, config, seconds)

@@ -204,6 +204,8 @@ def features_of(
             f"(recognised: {videos.layout})"
         )
     print(f"{subset}: {len(videos)} videos: {videos.layout}")
+    if small := videos.enlarged(config.size):
+        print(small)
     return join([
         extract_features(
             network or load_network(one, device)[0], videos,

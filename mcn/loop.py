@@ -58,6 +58,8 @@ def train(
     checkpoint is kept), a full disk.
     """
     print(f"{len(videos)} videos: {videos.layout}")
+    if small := videos.enlarged(config.size):
+        print(small)
     per_epoch = checked_steps(len(videos), config.batch_size, stages)
     total = per_epoch * config.epochs
     bad = BadVideos(len(videos), config.max_bad)

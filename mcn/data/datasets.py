@@ -81,6 +81,21 @@ class Videos:
         file = (self.files or self.names)[index]
         return open_safely(self.path(index), reader, index=self._index, name=file, timeout=timeout)
 
+    def enlarged(self, size: int) -> str:
+        """A line for clips of ``size`` pixels where prepared frames are smaller; empty where none are.
+
+        Other videos are not asked: their sizes are not known before each is opened.
+        """
+        entries = [self._prepared[name] for name in self.names if name in self._prepared]
+        sides = [min(entry.height, entry.width) for entry in entries if entry.file]
+        small = [side for side in sides if side < size]
+        if not small:
+            return ""
+        return (
+            f"--size {size} enlarges {len(small):,} of {len(sides):,} prepared videos (short side from "
+            f"{min(small)} pixels): give --size {min(small)}, or prepare with --short_side {size}"
+        )
+
     def state(self, index: int) -> str:
         """What changes whenever the frames of video ``index`` may have, to know what was computed from them.
 

@@ -9,6 +9,9 @@ import pytest
 from mcn.cli import main
 from mcn.doctor import Diagnosis, diagnose
 from mcn.errors import MCNError
+from mcn.features import features_of
+from mcn.preparation.prepare import PrepareConfig, prepare
+from mcn.pretrain import pretrain
 
 
 def made(**times: Any) -> Diagnosis:
@@ -60,6 +63,27 @@ def test_the_command_prints_a_table_and_a_verdict(
     assert "it is limited by" in said[-1]
     assert main(["doctor", str(action_data / "nowhere"), *flags]) == 1
     assert "no such folder" in capsys.readouterr().err
+
+
+def test_prepared_frames_smaller_than_a_clip_are_said(
+    own_data: Path, smoke_config: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare(own_data, tmp_path / "small", PrepareConfig(short_side=20, workers=1), progress=False)
+    flags = {"data": tmp_path / "small", "workers": 0}
+    asked = "--size 24 enlarges {} of {} prepared videos (short side from 20 pixels): give --size 20"
+    capsys.readouterr()
+    diagnose(smoke_config("pretrain", size=24, **flags), seconds=0.01)
+    assert capsys.readouterr().out.splitlines()[1].startswith(asked.format(32, 32))
+    pretrain(smoke_config("pretrain", size=24, epochs=1, out=tmp_path / "run", **flags))
+    assert capsys.readouterr().out.splitlines()[1].startswith(asked.format(32, 32))
+    features_of(smoke_config("probe", size=24, **flags), "test")
+    assert capsys.readouterr().out.splitlines()[1].startswith(asked.format(8, 8))
+    for config in (
+        smoke_config("probe", size=20, **flags),
+        smoke_config("probe", size=64, data=own_data, workers=0),  # files as they are: nobody knows
+    ):
+        features_of(config, "test")
+        assert "--size" not in capsys.readouterr().out
 
 
 def test_videos_that_cannot_be_read_are_said(
