@@ -134,7 +134,7 @@ def load_videos(root: str | Path, subset: str = "train", split: int = 1) -> Vide
     >>> load_videos("no/such/folder")
     Traceback (most recent call last):
     ...
-    mcn.errors.MCNError: no such folder: no/such/folder (--data takes the folder of a data set)
+    mcn.errors.MCNError: no such folder: no/such/folder (give the folder of a data set)
     """
     layout = recognise(root)
     chosen = select(layout, subset, split)
@@ -146,7 +146,7 @@ def load_videos(root: str | Path, subset: str = "train", split: int = 1) -> Vide
         if len(missing) > limit:
             raise MCNError(
                 f"{chosen.source} names {len(chosen.names)} videos, {len(missing)} are not in "
-                f"{layout.folder} (first: {missing[0]}): is --data the right folder?"
+                f"{layout.folder} (first: {missing[0]}): is {layout.root} the right folder?"
             )
         if few_are_usual:  # YouTube loses them, nobody has them all
             lost = f"{len(missing):,} of {len(chosen.names):,} listed are not on disk and left out"

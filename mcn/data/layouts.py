@@ -106,7 +106,7 @@ def recognise(root: str | Path) -> Layout:
         )
     root = Path(root)
     if not root.is_dir():
-        raise MCNError(f"no such folder: {root} (--data takes the folder of a data set)")
+        raise MCNError(f"no such folder: {root} (give the folder of a data set)")
     entries = sorted(os.listdir(root))
     kind, lists, unused = _find_lists(root, entries)
     folder, empty = root, tuple[str, ...]()
