@@ -33,7 +33,13 @@ def folder_of(name: str) -> str | None:
 
 
 SOURCE = DataSource(
-    "hmdb51.py", "HMDB51", TERMS, remotes, folder_of=folder_of, archives=f"{VIDEOS} and {LISTS}"
+    "hmdb51.py",
+    "HMDB51",
+    TERMS,
+    remotes,
+    folder_of=folder_of,
+    archives=f"{VIDEOS} and {LISTS}",
+    kind="hmdb51",
 )
 
 if __name__ == "__main__":

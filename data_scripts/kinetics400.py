@@ -45,6 +45,7 @@ SOURCE = DataSource(
     PARTS,
     folder_of,
     archives="train/part_0.tar.gz and the like, in train/, val/ or test/",
+    kind="kinetics",
 )
 
 if __name__ == "__main__":

@@ -42,7 +42,15 @@ def folder_of(name: str) -> str | None:
     return "" if name in NAMES else None
 
 
-SOURCE = DataSource("ucf101.py", "UCF101", TERMS, remotes, folder_of=folder_of, archives=" and ".join(NAMES))
+SOURCE = DataSource(
+    "ucf101.py",
+    "UCF101",
+    TERMS,
+    remotes,
+    folder_of=folder_of,
+    archives=" and ".join(NAMES),
+    kind="ucf101",
+)
 
 if __name__ == "__main__":
     sys.exit(main(SOURCE))

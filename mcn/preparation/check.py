@@ -5,7 +5,7 @@ check that was interrupted goes on where it was, and training finds the frames c
 """
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 from mcn.data.datasets import describe
 from mcn.data.layouts import Layout, recognise
 from mcn.data.manifest import read_manifest
-from mcn.data.splits import Benchmark, benchmark
+from mcn.data.splits import BENCHMARKS, Benchmark, benchmark
 from mcn.data.subsets import Selection, listed_names, select, subsets_of
 from mcn.data.videoinfo import VideoInfo
 from mcn.files import printable, write_text
@@ -49,11 +49,15 @@ class Count:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something worth knowing about some videos; ``wrong`` if it should be mended."""
+    """Something worth knowing about some videos; ``wrong`` if it should be mended.
+
+    ``unit`` is what one of ``items`` is.
+    """
 
     what: str
     items: tuple[str, ...]
     wrong: bool = True
+    unit: str = "video"
 
     def __str__(self) -> str:
         lines = [f"{'WRONG' if self.wrong else 'note'}, {self.what}: {len(self.items):,}"]
@@ -71,25 +75,34 @@ class Report:
     decoded: bool
     counts: tuple[Count, ...]
     findings: tuple[Finding, ...]
+    classes: str = ""
 
     @property
     def ok(self) -> bool:
         """Whether nothing is wrong."""
-        return not self._wrong
+        return not (any(c.wrong for c in self.counts) or any(finding.wrong for finding in self.findings))
 
     @property
-    def _wrong(self) -> int:
-        return sum(count.wrong for count in self.counts) + sum(finding.wrong for finding in self.findings)
+    def summary(self) -> str:
+        """How many kinds of faults there are, and of what: a line."""
+        faults = [finding for finding in self.findings if finding.wrong]
+        told = Counter[str]()
+        for finding in faults:
+            told[finding.unit] += len(finding.items)
+        if numbers := sum(count.wrong for count in self.counts):
+            told["number that is not the official one"] = numbers
+        if not told:
+            return "nothing is wrong"
+        kinds = _several(len(faults) + bool(numbers), "kind")
+        return f"{kinds} of faults: {', '.join(_several(n, unit) for unit, n in told.items())}"
 
     def __str__(self) -> str:
         lines = [f"{self.root}: {self.layout}"]
         lines += [f"  {count}{'  WRONG' if count.wrong else ''}" for count in self.counts]
+        lines += [f"  {self.classes}"] if self.classes else []
         lines += [str(finding) for finding in self.findings]
         decoded = "every video was decoded" if self.decoded else "videos were not decoded"
-        number = {0: "nothing is wrong", 1: "1 thing is wrong"}.get(
-            self._wrong, f"{self._wrong} things are wrong"
-        )
-        lines.append(f"{number}; {decoded}")
+        lines.append(f"{self.summary}; {decoded}")
         return printable("\n".join(lines))
 
     def save(self, path: Path) -> None:
@@ -98,15 +111,33 @@ class Report:
         write_text(path, json.dumps(content, indent=1))
 
 
+def _several(number: int, unit: str) -> str:
+    """A number of things in words.
+
+    >>> _several(1, "class or folder"), _several(1200, "number that is not the official one")
+    ('1 class or folder', '1,200 numbers that are not the official one')
+    """
+    several = {
+        "class or folder": "classes or folders",
+        "group of files": "groups of files",
+        "number that is not the official one": "numbers that are not the official one",
+    }
+    return f"{number:,} {unit if number == 1 else several.get(unit, f'{unit}s')}"
+
+
 def check(
     root: str | Path,
     *,
+    of: str = "",
     quick: bool = False,
     workers: int | None = None,
     dask: str = "",
     examine: Callable[[str], VideoInfo | str] = contents.examine,
 ) -> Report:
     """Look at all of a data set. ``quick`` decodes nothing; it still finds empty files.
+
+    ``of`` is the published data set that this should be (a part of): a key of
+    :data:`mcn.data.splits.BENCHMARKS`, of whose classes those with videos are counted; empty: any.
 
     ``workers`` and ``dask`` say who decodes, as in :func:`~mcn.preparation.parallel.parallel_map`;
     ``examine`` tells what is in a file, or why that cannot be told. Of prepared data all frames are read,
@@ -139,7 +170,10 @@ def check(
         Finding("videos are damaged", tuple(f"{name}: {damaged[name]}" for name in sorted(damaged))),
     ]
     told = tuple(finding for finding in findings if finding.items)
-    return Report(str(layout.root), describe(layout, every, "all", 0), not quick, tuple(counts), told)
+    there = {label for label, file in zip(every.labels, every.found, strict=False) if file is not None}
+    classes = f"{len(there)} of {BENCHMARKS[of].classes} classes" if of and there else ""
+    line = describe(layout, every, "all", 0)
+    return Report(str(layout.root), line, not quick, tuple(counts), told, classes)
 
 
 def _files(layout: Layout, every: Selection) -> dict[str, Path]:
@@ -171,7 +205,7 @@ def _lists_and_disk(layout: Layout, every: Selection, subsets: _Subsets) -> list
     kinetics = layout.kind == "kinetics"  # nobody has all of it
     return [
         Finding("listed videos are not there", tuple(missing), wrong=not kinetics),
-        Finding("classes or folders have no videos", tuple(bare)),
+        Finding("classes or folders have no videos", tuple(bare), unit="class or folder"),
         Finding("videos are in no list", tuple(_unlisted(layout, subsets)), wrong=False),
         Finding(
             "names differ from the list's in case or suffix, which does no harm",
@@ -208,4 +242,6 @@ def _doubled(
         wrong |= bool(crossed)
         splits = f" of split {', '.join(map(str, crossed))}" if any(crossed) else ""
         items.append(" = ".join(group) + (f" (in train and test{splits})" if crossed else ""))
-    return Finding("groups of identical files", tuple(items), wrong=wrong and not official)
+    return Finding(
+        "groups of identical files", tuple(items), wrong=wrong and not official, unit="group of files"
+    )

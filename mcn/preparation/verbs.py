@@ -43,7 +43,8 @@ class DataSource:
     ``folder_of`` says into which folder below ROOT an archive or list of a name goes (None: it is of
     something else), ``archives`` in words which ones there are. ``terms`` is printed by ``get``: the
     licence, and where to look. ``make``, where there is one, writes the data set instead of fetching it:
-    it takes ROOT and ``settings``, a dataclass.
+    it takes ROOT and ``settings``, a dataclass. ``kind`` is its key in :data:`mcn.data.splits.BENCHMARKS`,
+    if it is one of them.
     """
 
     script: str
@@ -55,6 +56,7 @@ class DataSource:
     archives: str = ".rar, .zip, .tar, .tar.gz, .tgz"
     make: Callable[..., object] | None = None
     settings: type | None = None
+    kind: str = ""
 
 
 def main(source: DataSource, arguments: Sequence[str] | None = None) -> int:
@@ -123,7 +125,7 @@ def _say(text: str) -> None:
 
 def _there(root: Path) -> Path:
     if not root.is_dir():
-        raise MCNError(f"no such folder: {root} (give the folder of the data set)")
+        raise MCNError(f"no such folder: {root} (ROOT is the folder of the data set)")
     return root
 
 
@@ -183,7 +185,7 @@ def _extract(source: DataSource, root: Path, chosen: Any) -> int:
 
 
 def _check(source: DataSource, root: Path, chosen: Any) -> int:
-    report = check(_there(root), quick=chosen.quick, workers=chosen.workers, dask=chosen.dask)
+    report = check(_there(root), of=source.kind, quick=chosen.quick, workers=chosen.workers, dask=chosen.dask)
     print(report)
     if chosen.json:
         report.save(Path(chosen.json))

@@ -134,6 +134,7 @@ def test_ucf101_from_its_archives_to_prepared_clips(
     said = said_by(source, capsys, 0, "check", root, "--json", tmp_path / "report.json")
     assert "layout of UCF101, 2 classes: videos in UCF-101/, lists in ucfTrainTestlist/" in said
     assert "split 1, train: 2 of 2 videos are there" in said
+    assert "\n  2 of 101 classes\n" in said
     assert json.loads((tmp_path / "report.json").read_text())["ok"]
     assert "4 videos" in said_by(source, capsys, 0, "prepare", root, small, "--short_side", "24")
     assert "nothing is wrong" in said_by(source, capsys, 0, "check", small)
@@ -196,6 +197,7 @@ def test_ucf101_against_its_official_lists(
     assert "split 1, test: 2 of 3,783 videos are there (official: 3,783)" in said
     assert "all: 4 of 4 videos are there (official: 13,320)  WRONG" in said
     assert "WRONG, listed videos are not there: 13,316" in said
+    assert "\n  2 of 101 classes\n" in said  # with videos: the lists have all
     assert "    ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi\n" in said
     videos = load_videos(root, "all")
     assert [videos.classes[label] for label in videos.labels] == ["HandstandPushups"] * 2 + ["YoYo"] * 2
@@ -259,6 +261,7 @@ def test_hmdb51(
     assert train.names == tuple(f"{label}/{clips[label][0]}" for label in train.classes)
     said = said_by(source, capsys, 1, "check", root, "--quick")
     assert "split 3, train: 51 of 51 videos are there (official: 3,570)  WRONG" in said
+    assert "\n  51 of 51 classes\n" in said
     assert "split 3, test: 51 of 51 videos are there (official: 1,530)  WRONG" in said
 
 
@@ -308,6 +311,7 @@ def test_kinetics_by_parts(
     assert "1 of 3 listed are not on disk and left out" in test.layout
     said = said_by(module.SOURCE, capsys, 0, "check", root)
     assert "note, listed videos are not there: 1\n    " in said
+    assert "\n  1 of 400 classes\n" in said
     assert "nothing is wrong" in said
 
 
@@ -442,6 +446,7 @@ def test_help_and_mistakes(name: str, tmp_path: Path, capsys: pytest.CaptureFixt
     for arguments in (["check", nowhere], ["prepare", nowhere, tmp_path / "out"], ["flow", nowhere]):
         said = said_by(source, capsys, 1, *arguments)
         assert "no such folder" in said
+        assert "--data" not in said  # which no script has
         assert len(said.strip().splitlines()) == 1
 
 

@@ -97,6 +97,11 @@ def test_ucf101_with_all_that_may_be_wrong(whole_ucf101: Path, tmp_path: Path) -
         "videos cannot be read",
     }  # UCF101 itself has identical files
     assert sum(count.wrong for count in report.counts) == 1  # all: not 13,320
+    number = len(missing) + 1
+    assert str(report).splitlines()[-1] == (
+        f"4 kinds of faults: {number} videos, 1 class or folder, 1 number that is not the official one; "
+        "videos were not decoded"
+    )
     report.save(tmp_path / "report.json")
     content = json.loads((tmp_path / "report.json").read_text())
     assert content["ok"] is False
@@ -113,7 +118,9 @@ def test_lists_that_do_not_add_up(whole_ucf101: Path, tmp_path: Path) -> None:
     report = check(tmp_path, quick=True)
     assert not report.ok
     assert "split 2, test: 3,729 of 3,729 videos are there (official: 3,734)  WRONG" in str(report)
-    assert str(report).endswith("1 thing is wrong; videos were not decoded")
+    assert str(report).endswith(
+        "1 kind of faults: 1 number that is not the official one; videos were not decoded"
+    )
 
 
 def test_copies(tmp_path: Path) -> None:
@@ -184,7 +191,7 @@ def test_every_video_is_decoded_once(own_data: Path) -> None:
     assert [item.split(":")[0] for item in told["videos cannot be read"]] == [broken]
     assert [item.split(":")[0] for item in told["videos are damaged"]] == [torn]
     assert not report.ok
-    assert str(report).endswith("things are wrong; every video was decoded")
+    assert str(report).endswith("2 kinds of faults: 2 videos; every video was decoded")
 
     asked: list[str] = []
 
