@@ -355,6 +355,20 @@ def test_wrong_input_is_one_line(
     assert not list(tmp_path.rglob("*.partial"))
 
 
+@pytest.mark.parametrize("folder", ["nowhere", "others"])
+@pytest.mark.parametrize("command", [["doctor"], ["features", "-o", "x.npz", "--subset", "train"]])
+def test_a_positional_folder_is_not_called_a_flag(
+    command: list[str], folder: str, action_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "others/videos/another").mkdir(parents=True)
+    (tmp_path / "others/videos/another/video.mp4").touch()
+    (tmp_path / "others/splits").symlink_to(action_data / "splits")
+    assert main([*command, str(tmp_path / folder), "--preset", "smoke"]) == 1
+    said = one_line(capsys.readouterr().err, command[0])
+    assert str(tmp_path / folder) in said
+    assert "--data" not in said
+
+
 def test_config_files_that_are_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "settings.yaml"
     for text, word in {

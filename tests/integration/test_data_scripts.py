@@ -446,7 +446,6 @@ def test_help_and_mistakes(name: str, tmp_path: Path, capsys: pytest.CaptureFixt
     for arguments in (["check", nowhere], ["prepare", nowhere, tmp_path / "out"], ["flow", nowhere]):
         said = said_by(source, capsys, 1, *arguments)
         assert "no such folder" in said
-        assert "--data" not in said  # which no script has
         assert len(said.strip().splitlines()) == 1
 
 
