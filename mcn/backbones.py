@@ -41,6 +41,14 @@ class VideoResNet(_resnet.VideoResNet):  # type: ignore[name-defined]
         """Activations of conv5, the last stage: ``(B, 8 * width, T / 8, H / 16, W / 16)``."""
         return self.layer4(self.layer3(self.layer2(self.layer1(self.stem(x)))))
 
+    def blocks(self) -> list[nn.Module]:
+        """The modules that make :meth:`maps`, in order: stem and residual blocks."""
+        return [self.stem, *self.layer1, *self.layer2, *self.layer3, *self.layer4]
+
+    def pool(self, maps: Tensor) -> Tensor:
+        """Pooled feature from :meth:`maps`: ``(B, 8 * width)``."""
+        return self.avgpool(maps).flatten(1)
+
 
 class S3D(nn.Module):
     """torchvision's S3D features, pooled over whatever size is left: ``(B, 3, T, H, W)`` -> ``(B, 1024)``.
@@ -61,9 +69,25 @@ class S3D(nn.Module):
         """Activations of the last inception block: ``(B, 1024, T / 8, H / 32, W / 32)``."""
         return self.features(x)
 
+    def blocks(self) -> list[nn.Module]:
+        """The modules that make :meth:`maps`, in order; a pooling stands before what it feeds."""
+        blocks: list[nn.Module] = []
+        poolings: list[nn.Module] = []
+        for module in self.features:
+            if isinstance(module, nn.MaxPool3d):
+                poolings.append(module)
+            else:
+                blocks.append(nn.Sequential(*poolings, module))
+                poolings = []
+        return blocks
+
+    def pool(self, maps: Tensor) -> Tensor:
+        """Pooled feature from :meth:`maps`: ``(B, 1024)``."""
+        return maps.mean(dim=(2, 3, 4))
+
     def forward(self, x: Tensor) -> Tensor:
         """Pooled feature of each clip: ``(B, 1024)``."""
-        return self.maps(x).mean(dim=(2, 3, 4))
+        return self.pool(self.maps(x))
 
 
 def _stem_3d(width: int) -> nn.Sequential:

@@ -6,6 +6,7 @@ One module, three methods in the order data passes them: :meth:`~MetaContrastive
 """
 
 import copy
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcn.backbones import build_backbone
+from mcn.lean import Block
 from mcn.pairing import Pairs, combine_features
 
 PROJECTIONS = ("linear", "mlp", "none")
@@ -108,7 +110,10 @@ class MetaContrastiveNetwork(nn.Module):
 
     def forward(self, clip1: Tensor, clip2: Tensor) -> Outputs:
         """Both views of ``B`` clips, each ``(B, 3, T, H, W)`` and normalised, through Fig. 2."""
-        h1, h2 = self.features(clip1, 0), self.features(clip2, 1)  # one forward per view
+        return self.compare(self.features(clip1, 0), self.features(clip2, 1))  # one forward per view
+
+    def compare(self, h1: Tensor, h2: Tensor) -> Outputs:
+        """What follows the backbone: pooled features of both views, each ``(B, F)``, to the outputs."""
         z1, z2 = self.embed(h1), self.embed(h2)
         logits, pairs = self.match(h1, h2) if self.fcm_input == "pooled" else self.match(z1, z2)
         return Outputs(z1, z2, logits, pairs.labels, pairs.group)
@@ -167,3 +172,65 @@ def call_with(
     statistics (protocol row 36).
     """
     return torch.func.functional_call(network, {**params, **buffers}, args)
+
+
+def blocks_with(
+    network: MetaContrastiveNetwork,
+    buffers: dict[str, Tensor],
+    clip1: Tensor,
+    clip2: Tensor,
+    loss: Callable[[Outputs], Tensor],
+) -> list[Block]:
+    """``loss`` of :func:`call_with`'s outputs as a chain of blocks, for :mod:`mcn.lean`.
+
+    Both views' backbones, block by block, then one block with all that looks across views or videos:
+    fc, FCM, meta head and the loss. Buffers are only read: each block works on copies, so that
+    however often it is computed, running statistics count nothing.
+    """
+    blocks: list[Block] = []
+    ends = []
+    for view, clip in enumerate((clip1, clip2)):
+        for number, module in enumerate(network.backbone(view).blocks()):  # type: ignore[operator]
+            given, before = ((clip,), ()) if number == 0 else ((), (len(blocks) - 1,))
+            blocks.append(_block(network, module, buffers, given, before))
+        ends.append(len(blocks) - 1)
+
+    rest = _Rest(network, loss)
+    names = [name for name in shared_parameters(network) if not name.startswith("backbones.")]
+
+    def last(p: dict[str, Tensor], *maps: Tensor) -> Tensor:
+        return torch.func.functional_call(rest, {f"network.{name}": p[name] for name in p}, maps)
+
+    return [*blocks, Block(last, tuple(names), tuple(ends))]
+
+
+class _Rest(nn.Module):
+    """All that follows the last maps of both views, as a module, which ``functional_call`` asks for."""
+
+    def __init__(self, network: MetaContrastiveNetwork, loss: Callable[[Outputs], Tensor]) -> None:
+        super().__init__()
+        self.network, self.loss = network, loss
+
+    def forward(self, maps1: Tensor, maps2: Tensor) -> Tensor:
+        h1, h2 = (self.network.backbone(view).pool(m) for view, m in enumerate((maps1, maps2)))  # type: ignore[operator]
+        return self.loss(self.network.compare(h1, h2))
+
+
+def _block(
+    network: nn.Module,
+    module: nn.Module,
+    buffers: dict[str, Tensor],
+    given: tuple[Tensor, ...],
+    before: tuple[int, ...],
+) -> Block:
+    """One module of a backbone, its parameters and buffers found by the names the network knows them by."""
+    known = {id(t): name for name, t in (*network.named_parameters(), *network.named_buffers())}
+    params = {name: known[id(p)] for name, p in module.named_parameters()}
+    statistics = {name: known[id(b)] for name, b in module.named_buffers()}
+
+    def function(p: dict[str, Tensor], *inputs: Tensor) -> Tensor:
+        state = {name: p[known_as] for name, known_as in params.items()}
+        copies = {name: buffers[known_as].clone() for name, known_as in statistics.items()}
+        return torch.func.functional_call(module, {**state, **copies}, (*given, *inputs))
+
+    return Block(function, tuple(params.values()), before)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mcn.bank import FeatureBank, draw_negatives
 from mcn.config import PretrainConfig
@@ -19,9 +19,17 @@ from mcn.data.loader import Clip, clip_views
 from mcn.errors import MCNError
 from mcn.features import network_from_config
 from mcn.loop import checked_steps, train
+from mcn.lean import Block
 from mcn.losses import classification_loss, meta_loss, multiview_loss
 from mcn.meta import MetaGradient, Params, meta_gradient
-from mcn.network import call_with, running_statistics, shared_parameters
+from mcn.network import (
+    MetaContrastiveNetwork,
+    Outputs,
+    blocks_with,
+    call_with,
+    running_statistics,
+    shared_parameters,
+)
 from mcn.optim import check_finite, parameter_groups
 from mcn.retrieval import nearest_neighbour_accuracy
 from mcn.run import RunFolder, generator_for, seed_for
@@ -59,30 +67,60 @@ class StageLoss:
     """
 
     def __init__(
-        self, network: nn.Module, batch: Batch, config: PretrainConfig, previous: "StageLoss | None" = None
+        self,
+        network: MetaContrastiveNetwork,
+        batch: Batch,
+        config: PretrainConfig,
+        previous: "StageLoss | None" = None,
     ) -> None:
         self.network, self.batch, self.config, self.previous = network, batch, config, previous
         self.traces: Traces | None = None
 
     def __call__(self, params: Params) -> Tensor:
         """The meta loss at ``params``, a scalar."""
-        config, batch = self.config, self.batch
-        before = self.previous.traces if self.previous else None
-        buffers = (
-            {k: v.clone() for k, v in before.buffers.items()} if before else running_statistics(self.network)
-        )
-        torch.manual_seed(batch.seed)
-        out = call_with(self.network, params, buffers, batch.view1, batch.view2)
-        contrast = multiview_loss(
-            out.z1, out.z2, batch.rows, batch.index,
-            negatives=batch.negatives, tau=config.tau, positive=config.positive, directions=config.directions,
-        )  # fmt: skip
-        binary = classification_loss(out.logits, out.labels, out.group, reduction=config.cls_reduction)
+        buffers = self._statistics()
+        torch.manual_seed(self.batch.seed)
+        out = call_with(self.network, params, buffers, self.batch.view1, self.batch.view2)
+        contrast, binary = self._parts(out)
         if self.traces is None:
             self.traces = Traces(
                 out.z1.detach(), out.z2.detach(), buffers, contrast.detach(), binary.detach()
             )
-        return meta_loss(binary, contrast, cls_weight=config.cls_weight)
+        return meta_loss(binary, contrast, cls_weight=self.config.cls_weight)
+
+    def blocks(self) -> list[Block]:
+        """The same loss as a chain of blocks; it leaves nothing behind."""
+
+        def loss(out: Outputs) -> Tensor:
+            contrast, binary = self._parts(out)
+            return meta_loss(binary, contrast, cls_weight=self.config.cls_weight)
+
+        batch = self.batch
+        first, *rest = blocks_with(self.network, self._statistics(), batch.view1, batch.view2, loss)
+
+        def seeded(*args: Any) -> Tensor:
+            torch.manual_seed(batch.seed)
+            return first.function(*args)
+
+        return [dataclasses.replace(first, function=seeded), *rest]
+
+    def _statistics(self) -> dict[str, Tensor]:
+        """BatchNorm's running statistics before this stage, to be written to."""
+        before = self.previous.traces if self.previous else None
+        if before is None:
+            return running_statistics(self.network)
+        return {name: buffer.clone() for name, buffer in before.buffers.items()}
+
+    def _parts(self, out: Outputs) -> tuple[Tensor, Tensor]:
+        """The two parts of Eq. 5: contrast and classification."""
+        config, batch = self.config, self.batch
+        contrast = multiview_loss(
+            out.z1, out.z2, batch.rows, batch.index,
+            negatives=batch.negatives, tau=config.tau, positive=config.positive, directions=config.directions,
+        )  # fmt: skip
+        return contrast, classification_loss(
+            out.logits, out.labels, out.group, reduction=config.cls_reduction
+        )
 
 
 class Pretraining:
