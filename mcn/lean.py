@@ -14,24 +14,28 @@ second computation draws the same ones.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import get_device_states, set_device_states
 
+from mcn.dual import Dual, Pair, Slot, Tape
+
 Params = dict[str, Tensor]
-Dual = tuple[Tensor, Tensor]  # a value and its tangent
 RandomState = tuple[Tensor, list[int], list[Tensor]]  # of the CPU, and of each device in use
 
 
 @dataclass(frozen=True)
 class Block:
-    """One piece of a loss: ``function(params, *inputs)`` gives one tensor and changes nothing."""
+    """One piece of a loss: ``function(params, *constants, *inputs)`` gives one tensor."""
 
     function: Callable[..., Tensor]
     names: tuple[str, ...] = ()  #: of the parameters it takes
     inputs: tuple[int, ...] = ()  #: numbers of the earlier blocks whose outputs it takes
+    constants: tuple[Tensor, ...] = ()  #: tensors that do not depend on parameters, such as clips
+    by_duals: bool = False  #: made of the operations that :mod:`mcn.dual` knows, which is faster
 
 
 @runtime_checkable
@@ -61,7 +65,8 @@ class Chain:
         """The loss at ``params``: each block once, in order."""
         outputs: list[Tensor] = []
         for block in self.parts:
-            outputs.append(block.function(_own(block, params), *(outputs[i] for i in block.inputs)))
+            inputs = (outputs[i] for i in block.inputs)
+            outputs.append(block.function(_own(block, params), *block.constants, *inputs))
         return outputs[-1]
 
     def blocks(self) -> Sequence[Block]:
@@ -89,66 +94,90 @@ def hessian_product(blocks: Sequence[Block], params: Params, v: Params) -> Param
 
 def _forward_sweep(
     blocks: Sequence[Block], theta: Params, v: Params
-) -> tuple[dict[int, Dual], list[RandomState]]:
+) -> tuple[dict[int, Pair], list[RandomState]]:
     """Outputs of all blocks but the last, with tangents; and the generators' states before each block."""
-    borders: dict[int, Dual] = {}
+    borders: dict[int, Pair] = {}
     states: list[RandomState] = []
     for number, block in enumerate(blocks):
         states.append(_random_state(theta))
         if number < len(blocks) - 1:  # the last is computed where its way back begins
-            values, tangents = _inputs_of(block, borders)
-            borders[number] = torch.func.jvp(
-                block.function, (_own(block, theta), *values), (_own(block, v), *tangents)
-            )
+            borders[number] = _forth(block, theta, v, [borders[i] for i in block.inputs])
     return borders, states
 
 
 def _backward_sweep(
-    blocks: Sequence[Block], theta: Params, v: Params, borders: dict[int, Dual], states: list[RandomState]
+    blocks: Sequence[Block], theta: Params, v: Params, borders: dict[int, Pair], states: list[RandomState]
 ) -> Params:
     """Tangents of the parameters' gradients; empties ``borders`` on its way."""
     product = {name: torch.zeros_like(p) for name, p in theta.items()}
-    arriving: dict[int, Dual] = {}  # gradient of a block's output, with tangent, from all that take it
+    arriving = {number: Slot() for number in range(len(blocks))}
     for number in reversed(range(len(blocks))):
-        block = blocks[number]
+        block, gradient = blocks[number], arriving.pop(number).pair
         borders.pop(number, None)
-        if number < len(blocks) - 1 and number not in arriving:
+        if gradient is None and number < len(blocks) - 1:
             continue  # nothing that follows takes its output
         _set_random_state(states[number])
-        (_, *gradients), (of_parameters, *tangents) = _back_through(
-            block, _own(block, theta), _own(block, v), _inputs_of(block, borders), arriving.pop(number, None)
-        )
+        inputs = [borders[i] for i in block.inputs]
+        of_parameters, of_inputs = _back(block, theta, v, inputs, gradient)
         for name, tangent in of_parameters.items():
             product[name] += tangent
-        for i, gradient, tangent in zip(block.inputs, gradients, tangents, strict=True):
-            before = arriving.get(i)
-            arriving[i] = (
-                (gradient, tangent) if before is None else (before[0] + gradient, before[1] + tangent)
-            )
+        for i, pair in zip(block.inputs, of_inputs, strict=True):
+            if pair is not None:
+                arriving[i].add(*pair)
     return product
 
 
-def _back_through(
-    block: Block, p: Params, v: Params, inputs: tuple[list[Tensor], list[Tensor]], output: Dual | None
-) -> tuple[tuple, tuple]:
-    """Gradients of a block's parameters and inputs, and their tangents, from those of its output."""
-    values, tangents = inputs
+def _forth(block: Block, theta: Params, v: Params, inputs: list[Pair]) -> Pair:
+    """A block's output and its tangent."""
+    own, along = _own(block, theta), _own(block, v)
+    if block.by_duals:
+        tape = Tape(own, along, recording=False)
+        output = block.function(own, *_duals(block, inputs, tape))
+        return Pair(output.value, output.tangent)
+    function = partial(_with_constants, block)
+    values, tangents = [x.value for x in inputs], [x.tangent for x in inputs]
+    return Pair(*torch.func.jvp(function, (own, *values), (along, *tangents)))
 
-    def gradients(gradient: Tensor | None, p: Params, *x: Tensor) -> tuple:
-        loss, pull_back = torch.func.vjp(block.function, p, *x)  # type: ignore[misc]  # three with has_aux
-        return pull_back(torch.ones_like(loss) if gradient is None else gradient)
 
-    if output is None:  # the loss itself, whose gradient is the constant 1
-        return torch.func.jvp(lambda *at: gradients(None, *at), (p, *values), (v, *tangents))
-    return torch.func.jvp(gradients, (output[0], p, *values), (output[1], v, *tangents))
+def _back(
+    block: Block, theta: Params, v: Params, inputs: list[Pair], gradient: Pair | None
+) -> tuple[Params, list[Pair | None]]:
+    """Tangents of the parameters' gradients, and the inputs' gradients, from the output's gradient.
+
+    The loss itself has no ``gradient``: it is the constant 1.
+    """
+    own, along = _own(block, theta), _own(block, v)
+    if block.by_duals and gradient is not None:
+        tape = Tape(own, along)
+        duals = _duals(block, inputs, tape)
+        tape.backward(block.function(own, *duals), gradient)
+        return tape.product, [x.slot.pair for x in duals if x.slot is not None]
+
+    def gradients(g: Tensor | None, *at: Any) -> tuple:
+        y, pull_back = torch.func.vjp(partial(_with_constants, block), *at)  # type: ignore[misc]
+        return pull_back(torch.ones_like(y) if g is None else g)
+
+    at, direction = (own, *(x.value for x in inputs)), (along, *(x.tangent for x in inputs))
+    if gradient is None:
+        made, (of_parameters, *tangents) = torch.func.jvp(partial(gradients, None), at, direction)
+    else:
+        made, (of_parameters, *tangents) = torch.func.jvp(
+            gradients, (gradient.value, *at), (gradient.tangent, *direction)
+        )
+    return of_parameters, [Pair(*pair) for pair in zip(made[1:], tangents, strict=True)]
+
+
+def _with_constants(block: Block, p: Params, *inputs: Tensor) -> Tensor:
+    return block.function(p, *block.constants, *inputs)
+
+
+def _duals(block: Block, inputs: list[Pair], tape: Tape) -> list[Dual]:
+    constants = [Dual(c, None, tape) for c in block.constants]
+    return [*constants, *(Dual(*pair, tape) for pair in inputs)]
 
 
 def _own(block: Block, params: Params) -> Params:
     return {name: params[name] for name in block.names}
-
-
-def _inputs_of(block: Block, borders: dict[int, Dual]) -> tuple[list[Tensor], list[Tensor]]:
-    return [borders[i][0] for i in block.inputs], [borders[i][1] for i in block.inputs]
 
 
 def _random_state(theta: Params) -> RandomState:

@@ -231,6 +231,6 @@ def _block(
     def function(p: dict[str, Tensor], *inputs: Tensor) -> Tensor:
         state = {name: p[known_as] for name, known_as in params.items()}
         copies = {name: buffers[known_as].clone() for name, known_as in statistics.items()}
-        return torch.func.functional_call(module, {**state, **copies}, (*given, *inputs))
+        return torch.func.functional_call(module, {**state, **copies}, inputs)
 
-    return Block(function, tuple(params.values()), before)
+    return Block(function, tuple(params.values()), before, given, by_duals=True)
