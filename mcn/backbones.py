@@ -41,6 +41,8 @@ class VideoResNet(_resnet.VideoResNet):  # type: ignore[name-defined]
         """Activations of conv5, the last stage: ``(B, 8 * width, T / 8, H / 16, W / 16)``."""
         return self.layer4(self.layer3(self.layer2(self.layer1(self.stem(x)))))
 
+    light_blocks = 1  #: so many of the first :meth:`blocks` are little work for what they keep
+
     def blocks(self) -> list[nn.Module]:
         """The modules that make :meth:`maps`, in order: stem and residual blocks."""
         return [self.stem, *self.layer1, *self.layer2, *self.layer3, *self.layer4]
@@ -59,6 +61,7 @@ class S3D(nn.Module):
     """
 
     out_features = 1024
+    light_blocks = 0  #: its stem is as much work as what follows
 
     def __init__(self) -> None:
         super().__init__()

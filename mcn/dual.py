@@ -65,46 +65,49 @@ class Dual:
         return _add(self, other)
 
 
+class Parameter:
+    """What the rules need of a parameter besides its value: its direction, and a place to add to."""
+
+    def __init__(self, name: str, direction: Tensor, product: dict[str, Tensor]) -> None:
+        self.name, self.direction, self.product = name, direction, product
+
+    def add(self, tangent: Tensor) -> None:
+        """Add to the tangent of the parameter's gradient."""
+        before = self.product.get(self.name)
+        self.product[self.name] = tangent if before is None else before + tangent
+
+
 class Tape:
     """Parameters with their direction ``v``, and the way back through what was done with them.
 
-    ``recording=False`` makes tangents only and keeps nothing.
+    Nothing that it keeps refers to the tape, so that all is let go when the tape is.
     """
 
-    def __init__(self, params: dict[str, Tensor], v: dict[str, Tensor], *, recording: bool = True) -> None:
-        self._names = {id(p): name for name, p in params.items()}
-        self._v, self._recording = v, recording
-        self._steps: list[tuple[Slot, Callable[[Tensor, Tensor], None]]] = []
+    def __init__(self, params: dict[str, Tensor], v: dict[str, Tensor]) -> None:
         self.product: dict[str, Tensor] = {}  #: tangents of the parameters' gradients
+        self._parameters = {id(p): Parameter(name, v[name], self.product) for name, p in params.items()}
+        self._steps: list[tuple[Slot, Callable[[Tensor, Tensor], None]]] = []
 
-    def along(self, parameter: Tensor) -> Tensor:
-        """The part of ``v`` that belongs to a parameter."""
-        return self._v[self._names[id(parameter)]]
+    def parameter(self, value: Tensor) -> Parameter:
+        """The parameter with this value."""
+        return self._parameters[id(value)]
 
     def result(
         self, value: Tensor, tangent: Tensor, back: Callable[[Tensor, Tensor], None]
     ) -> Dual:
         """A result of an operation; ``back`` takes its gradient and tangent to the operation's inputs."""
         dual = Dual(value, tangent, self)
-        if self._recording:
-            assert dual.slot is not None
-            self._steps.append((dual.slot, back))
+        assert dual.slot is not None
+        self._steps.append((dual.slot, back))
         return dual
 
-    def add(self, parameter: Tensor, tangent: Tensor) -> None:
-        """Add to the tangent of a parameter's gradient."""
-        name = self._names[id(parameter)]
-        self.product[name] = self.product[name] + tangent if name in self.product else tangent
-
-    def backward(self, result: Dual, gradient: Pair) -> None:
-        """Go back from ``result``; what was kept is let go on the way."""
-        assert result.slot is not None
-        result.slot.add(*gradient)
+    def backward(self) -> None:
+        """Go back from the slots that hold a gradient; what was kept is let go on the way."""
         while self._steps:
             slot, back = self._steps.pop()
             if slot.pair is not None:
-                back(*slot.pair)
-            slot.pair = None
+                pair, slot.pair = slot.pair, None
+                back(*pair)
 
 
 def _convolution(
@@ -117,28 +120,29 @@ def _convolution(
     groups: int = 1,
 ) -> Dual:
     tape, value, tangent, slot = x.tape, x.value, x.tangent, x.slot
-    v = tape.along(weight)
+    kernel, offset = tape.parameter(weight), None if bias is None else tape.parameter(bias)
+    v = kernel.direction
     how = (stride, padding, dilation, groups)
 
-    def to_input(g: Tensor, kernel: Tensor) -> Tensor:
-        return _convolution_backward(g, value, kernel, how, (True, False, False))[0]
+    def to_input(g: Tensor, by: Tensor) -> Tensor:
+        return _convolution_backward(g, value, by, how, (True, False, False))[0]
 
     def to_weight(g: Tensor, given: Tensor) -> Tensor:
         return _convolution_backward(g, given, weight, how, (False, True, False))[1]
 
     def back(g: Tensor, dg: Tensor) -> None:
         dw = to_weight(dg, value)
-        tape.add(weight, dw if tangent is None else dw.add_(to_weight(g, tangent)))
-        if bias is not None:
-            tape.add(bias, dg.sum((0, 2, 3, 4)))
+        kernel.add(dw if tangent is None else dw.add_(to_weight(g, tangent)))
+        if offset is not None:
+            offset.add(_sum(dg))
         if slot is not None:
             slot.add(to_input(g, weight), to_input(dg, weight).add_(to_input(g, v)))
 
     y, dy = F.conv3d(value, weight, bias, *how), F.conv3d(value, v, None, *how)
     if tangent is not None:
         dy += F.conv3d(tangent, weight, None, *how)
-    if bias is not None:
-        dy += tape.along(bias).view(-1, 1, 1, 1)
+    if offset is not None:
+        dy += _wide(offset.direction)
     return tape.result(y, dy, back)
 
 
@@ -169,22 +173,23 @@ def _batch_norm(
     if not training or x.tangent is None or weight is None:
         raise MCNError("the lean way takes BatchNorm with weights, in training mode: choose --method balanced")
     tape, value, tangent, slot = x.tape, x.value, x.tangent, x.slot
-    v = tape.along(weight)
+    scale, offset = tape.parameter(weight), tape.parameter(bias)
+    v = scale.direction
     count = value.numel() // value.shape[1]
     y, mean, r = torch.native_batch_norm(value, weight, bias, None, None, True, 0.0, eps)
     dmean = _sum(tangent) / count
     centred = value - _wide(mean)
     s = r * _dot(centred, tangent) / count  # mean of \hat x dx; dr = -r^2 s
     dy = _combine(
-        (weight * r, tangent), (v * r - weight * r * r * s, centred), (tape.along(bias) - weight * r * dmean, None)
+        (weight * r, tangent), (v * r - weight * r * r * s, centred), (offset.direction - weight * r * dmean, None)
     )
 
     def back(g: Tensor, dg: Tensor) -> None:
         centred = value - _wide(mean)
         g_sum, dg_sum, g_x = _sum(g), _sum(dg), r * _dot(g, centred)  # g_x: sum of g \hat x
         dg_x = r * (_dot(dg, centred) + _dot(g, tangent) - dmean * g_sum - s * g_x)
-        tape.add(weight, dg_x)
-        tape.add(bias, dg_sum)
+        scale.add(dg_x)
+        offset.add(dg_sum)
         if slot is None:
             return
         # dL/dx = q (g - mean(g) - \hat x mean(g \hat x)) with q = weight r; k = dq

@@ -15,15 +15,16 @@ second computation draws the same ones.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import get_device_states, set_device_states
+from torch.utils.checkpoint import checkpoint, get_device_states, set_device_states
 
 from mcn.dual import Dual, Pair, Slot, Tape
 
 Params = dict[str, Tensor]
+KEPT = 16  # blocks whose output is this much smaller than the largest are not computed again
 RandomState = tuple[Tensor, list[int], list[Tensor]]  # of the CPU, and of each device in use
 
 
@@ -36,6 +37,7 @@ class Block:
     inputs: tuple[int, ...] = ()  #: numbers of the earlier blocks whose outputs it takes
     constants: tuple[Tensor, ...] = ()  #: tensors that do not depend on parameters, such as clips
     by_duals: bool = False  #: made of the operations that :mod:`mcn.dual` knows, which is faster
+    light: bool = False  #: little work for a large output: computed again rather than kept, in every pass
 
 
 @runtime_checkable
@@ -74,6 +76,21 @@ class Chain:
         return self.parts
 
 
+def run_lightly(blocks: Sequence[Block], params: Params) -> Tensor:
+    """The loss, ready to be differentiated once; light blocks are computed again on the way back.
+
+    Each block is given its parameters, so that the second time it cannot but see the same ones.
+    """
+    outputs: list[Tensor] = []
+    for block in blocks:
+        arguments = (_own(block, params), *block.constants, *(outputs[i] for i in block.inputs))
+        if block.light:
+            outputs.append(checkpoint(block.function, *arguments, use_reentrant=False))
+        else:
+            outputs.append(block.function(*arguments))
+    return outputs[-1]
+
+
 def hessian_product(blocks: Sequence[Block], params: Params, v: Params) -> Params:
     r""":math:`H(\theta) v`, for the loss that ``blocks`` make, at ``params``; by parameter name.
 
@@ -88,92 +105,122 @@ def hessian_product(blocks: Sequence[Block], params: Params, v: Params) -> Param
     theta = {name: p.detach() for name, p in params.items()}
     cuda = sorted({p.device.index for p in theta.values() if p.device.type == "cuda"})
     with torch.no_grad(), torch.random.fork_rng(cuda):  # the caller's generators stay where they are
-        borders, states = _forward_sweep(blocks, theta, v)
-        return _backward_sweep(blocks, theta, v, borders, states)
+        sweeps = _Sweeps(blocks, theta, v)
+        sweeps.forward()
+        return sweeps.backward()
 
 
-def _forward_sweep(
-    blocks: Sequence[Block], theta: Params, v: Params
-) -> tuple[dict[int, Pair], list[RandomState]]:
-    """Outputs of all blocks but the last, with tangents; and the generators' states before each block."""
-    borders: dict[int, Pair] = {}
-    states: list[RandomState] = []
-    for number, block in enumerate(blocks):
-        states.append(_random_state(theta))
-        if number < len(blocks) - 1:  # the last is computed where its way back begins
-            borders[number] = _forth(block, theta, v, [borders[i] for i in block.inputs])
-    return borders, states
+class _Pass(NamedTuple):
+    """A block that was computed with duals and can go back."""
+
+    tape: Tape
+    inputs: list[Dual]
+    end: Slot
 
 
-def _backward_sweep(
-    blocks: Sequence[Block], theta: Params, v: Params, borders: dict[int, Pair], states: list[RandomState]
-) -> Params:
-    """Tangents of the parameters' gradients; empties ``borders`` on its way."""
-    product = {name: torch.zeros_like(p) for name, p in theta.items()}
-    arriving = {number: Slot() for number in range(len(blocks))}
-    for number in reversed(range(len(blocks))):
-        block, gradient = blocks[number], arriving.pop(number).pair
-        borders.pop(number, None)
-        if gradient is None and number < len(blocks) - 1:
-            continue  # nothing that follows takes its output
-        _set_random_state(states[number])
-        inputs = [borders[i] for i in block.inputs]
-        of_parameters, of_inputs = _back(block, theta, v, inputs, gradient)
-        for name, tangent in of_parameters.items():
-            product[name] += tangent
-        for i, pair in zip(block.inputs, of_inputs, strict=True):
-            if pair is not None:
-                arriving[i].add(*pair)
-    return product
+class _Sweeps:
+    """The two sweeps over a chain, and what the first leaves for the second."""
+
+    def __init__(self, blocks: Sequence[Block], theta: Params, v: Params) -> None:
+        self.blocks, self.theta, self.v = blocks, theta, v
+        self.borders: dict[int, Pair] = {}  # outputs with tangents, of blocks that are not light
+        self.passes: dict[int, _Pass] = {}  # small blocks that need not be computed again
+        self.states: list[RandomState] = []  # of the generators, before each block
+
+    def forward(self) -> None:
+        """Every block but the last, which is computed where the way back begins."""
+        largest = 0
+        for number in range(len(self.blocks) - 1):
+            self.states.append(_random_state(self.theta))
+            output, made = self._forth(number)
+            self.borders[number] = output
+            largest = max(largest, output.value.numel())
+            if made is not None and output.value.numel() * KEPT <= largest:
+                self.passes[number] = made
+            del output, made
+            for i in self.blocks[number].inputs:
+                if self.blocks[i].light:
+                    del self.borders[i]
+        self.states.append(_random_state(self.theta))
+
+    def backward(self) -> Params:
+        """Tangents of the parameters' gradients."""
+        product = {name: torch.zeros_like(p) for name, p in self.theta.items()}
+        arriving = {number: Slot() for number in range(len(self.blocks))}
+        for number in reversed(range(len(self.blocks))):
+            end = arriving.pop(number)
+            self.borders.pop(number, None)
+            if end.pair is None and number < len(self.blocks) - 1:
+                continue  # nothing that follows takes its output
+            of_parameters, of_inputs = self._back(number, end)
+            for name, tangent in of_parameters.items():
+                product[name] += tangent
+            for i, pair in zip(self.blocks[number].inputs, of_inputs, strict=True):
+                if pair is not None:
+                    arriving[i].add(*pair)
+        return product
+
+    def _inputs(self, number: int) -> list[Pair]:
+        """Inputs of a block, light ones computed again where need be."""
+        for i in self.blocks[number].inputs:
+            if i not in self.borders:
+                self.borders[i] = self._again(i)[0]
+        return [self.borders[i] for i in self.blocks[number].inputs]
+
+    def _again(self, number: int) -> tuple[Pair, "_Pass | None"]:
+        _set_random_state(self.states[number])
+        return self._forth(number)
+
+    def _forth(self, number: int) -> tuple[Pair, "_Pass | None"]:
+        """A block's output and its tangent."""
+        block, inputs = self.blocks[number], self._inputs(number)
+        own, along = _own(block, self.theta), _own(block, self.v)
+        if block.by_duals:
+            tape = Tape(own, along)
+            constants = [Dual(c, None, tape) for c in block.constants]
+            duals = [Dual(*pair, tape) for pair in inputs]
+            output = block.function(own, *constants, *duals)
+            return Pair(output.value, output.tangent), _Pass(tape, duals, output.slot)
+        values, tangents = [x.value for x in inputs], [x.tangent for x in inputs]
+        function = partial(_with_constants, block)
+        return Pair(*torch.func.jvp(function, (own, *values), (along, *tangents))), None
+
+    def _back(self, number: int, end: Slot) -> tuple[Params, list[Pair | None]]:
+        """Tangents of the parameters' gradients, and the inputs' gradients, from what arrived at its end."""
+        block = self.blocks[number]
+        if not block.by_duals:
+            _set_random_state(self.states[number])
+            return _back_through(block, _own(block, self.theta), _own(block, self.v), self._inputs(number), end)
+        made = self.passes.pop(number, None) or self._again(number)[1]
+        assert made is not None
+        made.end.pair, end.pair = end.pair, None
+        made.tape.backward()
+        return made.tape.product, [x.slot.pair for x in made.inputs if x.slot is not None]
 
 
-def _forth(block: Block, theta: Params, v: Params, inputs: list[Pair]) -> Pair:
-    """A block's output and its tangent."""
-    own, along = _own(block, theta), _own(block, v)
-    if block.by_duals:
-        tape = Tape(own, along, recording=False)
-        output = block.function(own, *_duals(block, inputs, tape))
-        return Pair(output.value, output.tangent)
-    function = partial(_with_constants, block)
-    values, tangents = [x.value for x in inputs], [x.tangent for x in inputs]
-    return Pair(*torch.func.jvp(function, (own, *values), (along, *tangents)))
-
-
-def _back(
-    block: Block, theta: Params, v: Params, inputs: list[Pair], gradient: Pair | None
+def _back_through(
+    block: Block, p: Params, v: Params, inputs: list[Pair], end: Slot
 ) -> tuple[Params, list[Pair | None]]:
-    """Tangents of the parameters' gradients, and the inputs' gradients, from the output's gradient.
+    """The same for a block of any operations, by PyTorch's forward over reverse.
 
-    The loss itself has no ``gradient``: it is the constant 1.
+    Nothing arrives at the loss itself, whose gradient is the constant 1.
     """
-    own, along = _own(block, theta), _own(block, v)
-    if block.by_duals and gradient is not None:
-        tape = Tape(own, along)
-        duals = _duals(block, inputs, tape)
-        tape.backward(block.function(own, *duals), gradient)
-        return tape.product, [x.slot.pair for x in duals if x.slot is not None]
 
     def gradients(g: Tensor | None, *at: Any) -> tuple:
         y, pull_back = torch.func.vjp(partial(_with_constants, block), *at)  # type: ignore[misc]
         return pull_back(torch.ones_like(y) if g is None else g)
 
-    at, direction = (own, *(x.value for x in inputs)), (along, *(x.tangent for x in inputs))
-    if gradient is None:
-        made, (of_parameters, *tangents) = torch.func.jvp(partial(gradients, None), at, direction)
+    at, along = (p, *(x.value for x in inputs)), (v, *(x.tangent for x in inputs))
+    if end.pair is None:
+        made, (of_parameters, *tangents) = torch.func.jvp(partial(gradients, None), at, along)
     else:
-        made, (of_parameters, *tangents) = torch.func.jvp(
-            gradients, (gradient.value, *at), (gradient.tangent, *direction)
-        )
+        g, dg = end.pair
+        made, (of_parameters, *tangents) = torch.func.jvp(gradients, (g, *at), (dg, *along))
     return of_parameters, [Pair(*pair) for pair in zip(made[1:], tangents, strict=True)]
 
 
 def _with_constants(block: Block, p: Params, *inputs: Tensor) -> Tensor:
     return block.function(p, *block.constants, *inputs)
-
-
-def _duals(block: Block, inputs: list[Pair], tape: Tape) -> list[Dual]:
-    constants = [Dual(c, None, tape) for c in block.constants]
-    return [*constants, *(Dual(*pair, tape) for pair in inputs)]
 
 
 def _own(block: Block, params: Params) -> Params:

@@ -184,24 +184,27 @@ def blocks_with(
     """``loss`` of :func:`call_with`'s outputs as a chain of blocks, for :mod:`mcn.lean`.
 
     Both views' backbones, block by block, then one block with all that looks across views or videos:
-    fc, FCM, meta head and the loss. Buffers are only read: each block works on copies, so that
-    however often it is computed, running statistics count nothing.
+    fc, FCM, meta head and the loss. Running statistics are written into ``buffers`` the first time a
+    block is computed, and never again.
     """
     blocks: list[Block] = []
     ends = []
     for view, clip in enumerate((clip1, clip2)):
-        for number, module in enumerate(network.backbone(view).blocks()):  # type: ignore[operator]
-            given, before = ((clip,), ()) if number == 0 else ((), (len(blocks) - 1,))
-            blocks.append(_block(network, module, buffers, given, before))
+        backbone = network.backbone(view)
+        for number, module in enumerate(backbone.blocks()):  # type: ignore[operator]
+            function, names = _function_of(network, module, buffers)
+            light = number < backbone.light_blocks  # type: ignore[operator]
+            before = {"inputs": (len(blocks) - 1,)} if number else {"constants": (clip,)}
+            blocks.append(Block(function, names, by_duals=True, light=light, **before))
         ends.append(len(blocks) - 1)
 
     rest = _Rest(network, loss)
-    names = [name for name in shared_parameters(network) if not name.startswith("backbones.")]
+    names = tuple(name for name in shared_parameters(network) if not name.startswith("backbones."))
 
     def last(p: dict[str, Tensor], *maps: Tensor) -> Tensor:
         return torch.func.functional_call(rest, {f"network.{name}": p[name] for name in p}, maps)
 
-    return [*blocks, Block(last, tuple(names), tuple(ends))]
+    return [*blocks, Block(last, names, tuple(ends))]
 
 
 class _Rest(nn.Module):
@@ -216,21 +219,20 @@ class _Rest(nn.Module):
         return self.loss(self.network.compare(h1, h2))
 
 
-def _block(
-    network: nn.Module,
-    module: nn.Module,
-    buffers: dict[str, Tensor],
-    given: tuple[Tensor, ...],
-    before: tuple[int, ...],
-) -> Block:
-    """One module of a backbone, its parameters and buffers found by the names the network knows them by."""
+def _function_of(
+    network: nn.Module, module: nn.Module, buffers: dict[str, Tensor]
+) -> tuple[Callable[..., Tensor], tuple[str, ...]]:
+    """A part of the network as a function of its parameters, by the names the network knows them by."""
     known = {id(t): name for name, t in (*network.named_parameters(), *network.named_buffers())}
     params = {name: known[id(p)] for name, p in module.named_parameters()}
     statistics = {name: known[id(b)] for name, b in module.named_buffers()}
+    again = False
 
     def function(p: dict[str, Tensor], *inputs: Tensor) -> Tensor:
-        state = {name: p[known_as] for name, known_as in params.items()}
-        copies = {name: buffers[known_as].clone() for name, known_as in statistics.items()}
-        return torch.func.functional_call(module, {**state, **copies}, inputs)
+        nonlocal again
+        written = {name: buffers[key].clone() if again else buffers[key] for name, key in statistics.items()}
+        again = True
+        own = {name: p[key] for name, key in params.items()}
+        return torch.func.functional_call(module, {**own, **written}, inputs)
 
-    return Block(function, tuple(params.values()), before, given, by_duals=True)
+    return function, tuple(params.values())
