@@ -92,9 +92,7 @@ class Tape:
         """The parameter with this value."""
         return self._parameters[id(value)]
 
-    def result(
-        self, value: Tensor, tangent: Tensor, back: Callable[[Tensor, Tensor], None]
-    ) -> Dual:
+    def result(self, value: Tensor, tangent: Tensor, back: Callable[[Tensor, Tensor], None]) -> Dual:
         """A result of an operation; ``back`` takes its gradient and tangent to the operation's inputs."""
         dual = Dual(value, tangent, self)
         assert dual.slot is not None
@@ -171,7 +169,9 @@ def _batch_norm(
     channel, a combination of few tensors; only the factors take sums over the batch.
     """
     if not training or x.tangent is None or weight is None:
-        raise MCNError("the lean way takes BatchNorm with weights, in training mode: choose --method balanced")
+        raise MCNError(
+            "the lean way takes BatchNorm with weights, in training mode: choose --method balanced"
+        )
     tape, value, tangent, slot = x.tape, x.value, x.tangent, x.slot
     scale, offset = tape.parameter(weight), tape.parameter(bias)
     v = scale.direction
@@ -181,7 +181,9 @@ def _batch_norm(
     centred = value - _wide(mean)
     s = r * _dot(centred, tangent) / count  # mean of \hat x dx; dr = -r^2 s
     dy = _combine(
-        (weight * r, tangent), (v * r - weight * r * r * s, centred), (offset.direction - weight * r * dmean, None)
+        (weight * r, tangent),
+        (v * r - weight * r * r * s, centred),
+        (offset.direction - weight * r * dmean, None),
     )
 
     def back(g: Tensor, dg: Tensor) -> None:

@@ -190,7 +190,9 @@ class _Sweeps:
         block = self.blocks[number]
         if not block.by_duals:
             _set_random_state(self.states[number])
-            return _back_through(block, _own(block, self.theta), _own(block, self.v), self._inputs(number), end)
+            return _back_through(
+                block, _own(block, self.theta), _own(block, self.v), self._inputs(number), end
+            )
         made = self.passes.pop(number, None) or self._again(number)[1]
         assert made is not None
         made.end.pair, end.pair = end.pair, None
@@ -214,7 +216,7 @@ def _back_through(
     if end.pair is None:
         made, (of_parameters, *tangents) = torch.func.jvp(partial(gradients, None), at, along)
     else:
-        g, dg = end.pair
+        g, dg = (x.contiguous() for x in end.pair)  # a sum's gradient is one number, expanded
         made, (of_parameters, *tangents) = torch.func.jvp(gradients, (g, *at), (dg, *along))
     return of_parameters, [Pair(*pair) for pair in zip(made[1:], tangents, strict=True)]
 

@@ -81,22 +81,14 @@ class StageLoss:
         buffers = self._statistics()
         torch.manual_seed(self.batch.seed)
         out = call_with(self.network, params, buffers, self.batch.view1, self.batch.view2)
-        contrast, binary = self._parts(out)
-        if self.traces is None:
-            self.traces = Traces(
-                out.z1.detach(), out.z2.detach(), buffers, contrast.detach(), binary.detach()
-            )
-        return meta_loss(binary, contrast, cls_weight=self.config.cls_weight)
+        return self._loss(out, buffers)
 
     def blocks(self) -> list[Block]:
-        """The same loss as a chain of blocks; it leaves nothing behind."""
-
-        def loss(out: Outputs) -> Tensor:
-            contrast, binary = self._parts(out)
-            return meta_loss(binary, contrast, cls_weight=self.config.cls_weight)
-
-        batch = self.batch
-        first, *rest = blocks_with(self.network, self._statistics(), batch.view1, batch.view2, loss)
+        """The same as a chain of blocks, evaluated when they are."""
+        batch, buffers = self.batch, self._statistics()
+        first, *rest = blocks_with(
+            self.network, buffers, batch.view1, batch.view2, lambda out: self._loss(out, buffers)
+        )
 
         def seeded(*args: Any) -> Tensor:
             torch.manual_seed(batch.seed)
@@ -111,16 +103,19 @@ class StageLoss:
             return running_statistics(self.network)
         return {name: buffer.clone() for name, buffer in before.buffers.items()}
 
-    def _parts(self, out: Outputs) -> tuple[Tensor, Tensor]:
-        """The two parts of Eq. 5: contrast and classification."""
+    def _loss(self, out: Outputs, buffers: dict[str, Tensor]) -> Tensor:
+        """Eq. 5 of the network's outputs; the first time, what they leave behind is kept."""
         config, batch = self.config, self.batch
         contrast = multiview_loss(
             out.z1, out.z2, batch.rows, batch.index,
             negatives=batch.negatives, tau=config.tau, positive=config.positive, directions=config.directions,
         )  # fmt: skip
-        return contrast, classification_loss(
-            out.logits, out.labels, out.group, reduction=config.cls_reduction
-        )
+        binary = classification_loss(out.logits, out.labels, out.group, reduction=config.cls_reduction)
+        if self.traces is None:
+            self.traces = Traces(
+                out.z1.detach(), out.z2.detach(), buffers, contrast.detach(), binary.detach()
+            )
+        return meta_loss(binary, contrast, cls_weight=config.cls_weight)
 
 
 class Pretraining:
@@ -197,7 +192,9 @@ class Pretraining:
             order=config.order, method=config.method, inner_steps=config.inner_steps,
         )  # fmt: skip
         if config.outer_support_weight:
-            plain = meta_gradient(None, support, params, 0.0, inner_steps=0).gradients
+            plain = meta_gradient(
+                None, support, params, 0.0, order=config.order, method=config.method, inner_steps=0
+            ).gradients
             for name, gradient in meta.gradients.items():
                 gradient.add_(plain[name], alpha=config.outer_support_weight)
         return meta

@@ -133,8 +133,8 @@ class MetaConfig:
 
     order: Literal["exact", "first", "none"] = "exact"
     """Meta-gradient: exact second order, first order, or no meta stages at all (row 24)."""
-    method: Literal["auto", "reverse", "forward"] = "auto"
-    """How the exact order makes its Hessian product."""
+    method: Literal["auto", "fast", "balanced", "lean"] = "auto"
+    """Way to the exact order: fast, less memory at any loss, least memory; auto: fast where it fits."""
     inner_steps: int = 1
     """Gradient steps on the support batch (row 25)."""
     inner_lr: float | None = None

@@ -10,13 +10,32 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mcn import meta
 from mcn.bank import FeatureBank, draw_negatives
+from mcn.errors import MCNError
 from mcn.losses import classification_loss, meta_loss, multiview_loss
-from mcn.meta import meta_gradient
-from mcn.network import MetaContrastiveNetwork, call_with, running_statistics, shared_parameters
+from mcn.lean import Block, Chain, ChainedLoss
+from mcn.network import (
+    MetaContrastiveNetwork,
+    blocks_with,
+    call_with,
+    running_statistics,
+    shared_parameters,
+)
 
-METHODS = ("reverse", "forward")
+METHODS = ("fast", "balanced", "lean")
 VIDEOS, ROWS, DIM = 4, 20, 8
+
+
+def meta_gradient(support, query, params, *args, method="auto", **options):
+    """Of plain functions too in the lean way: as chains of one block."""
+
+    def chained(loss):
+        if method != "lean" or loss is None or isinstance(loss, ChainedLoss):
+            return loss
+        return Chain((Block(loss, tuple(params)),))
+
+    return meta.meta_gradient(chained(support), chained(query), params, *args, method=method, **options)
 
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -64,29 +83,38 @@ def _bank() -> FeatureBank:
     return FeatureBank(ROWS, DIM, generator=torch.Generator().manual_seed(1)).double()
 
 
-def _loss(network, bank, seed: int, frames: int = 4):
+class _Loss:
     """A pure loss: its clips, negatives, snapshot, statistics and dropout are all closed over."""
-    generator = torch.Generator().manual_seed(seed)
-    clip1, clip2 = _random(2, VIDEOS, 3, frames, 32, 32, seed=seed)
-    index = torch.randperm(ROWS, generator=generator)[:VIDEOS]
-    negatives = draw_negatives(index, ROWS, 6, generator)
-    rows, statistics = bank.snapshot(), running_statistics(network)
 
-    def loss(params):
-        buffers = {name: buffer.clone() for name, buffer in statistics.items()}
-        out = call_with(network, params, buffers, clip1, clip2)
-        dropout = torch.Generator().manual_seed(seed)
+    def __init__(self, network, bank, seed: int, frames: int = 4):
+        generator = torch.Generator().manual_seed(seed)
+        self.clips = _random(2, VIDEOS, 3, frames, 32, 32, seed=seed)
+        self.index = torch.randperm(ROWS, generator=generator)[:VIDEOS]
+        self.negatives = draw_negatives(self.index, ROWS, 6, generator)
+        self.rows, self.statistics = bank.snapshot(), running_statistics(network)
+        self.network, self.seed = network, seed
+
+    def buffers(self):
+        return {name: buffer.clone() for name, buffer in self.statistics.items()}
+
+    def of(self, out):
+        dropout = torch.Generator().manual_seed(self.seed)
         kept = torch.rand(out.z1.shape, generator=dropout, dtype=torch.float64) > 0.2
-        contrast = multiview_loss(out.z1 * kept / 0.8, out.z2, rows, index, negatives=negatives)
+        z1 = out.z1 * kept / 0.8
+        contrast = multiview_loss(z1, out.z2, self.rows, self.index, negatives=self.negatives)
         return meta_loss(classification_loss(out.logits, out.labels, out.group), contrast)
 
-    return loss
+    def __call__(self, params):
+        return self.of(call_with(self.network, params, self.buffers(), *self.clips))
+
+    def blocks(self):
+        return blocks_with(self.network, self.buffers(), *self.clips, self.of)
 
 
 def _case(backbone: str = "r3d_small", **options):
     network, bank = _network(backbone, **options), _bank()
     frames = 8 if backbone == "s3d" else 4  # s3d halves time three times
-    return network, bank, _loss(network, bank, 2, frames), _loss(network, bank, 3, frames)
+    return network, bank, _Loss(network, bank, 2, frames), _Loss(network, bank, 3, frames)
 
 
 def _assert_exact(network, support, query, inner_steps: int = 1):
@@ -107,14 +135,21 @@ def test_exact_is_the_textbook_graph(inner_steps):
 
 
 # r3d_10 is not listed: at width 4 it is r3d_small.
-@pytest.mark.parametrize("backbone", ["r3d_18", "r2plus1d_10", "s3d"])
+@pytest.mark.parametrize("backbone", ["r3d_18", "r2plus1d_10", "r2plus1d_18", "s3d"])
 def test_exact_on_other_backbones(backbone):
     network, _, support, query = _case(backbone)
     _assert_exact(network, support, query)
 
 
-@pytest.mark.parametrize("options", [{"sharing": "separate"}, {"statistics": "mixed"}])
-def test_exact_with_other_sharing(options):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sharing": "separate"},
+        {"statistics": "mixed"},
+        {"projection": "mlp", "fcm_input": "pooled", "head": "linear"},
+    ],
+)
+def test_exact_with_other_settings(options):
     network, _, support, query = _case(**options)
     _assert_exact(network, support, query)
 
@@ -129,7 +164,7 @@ def test_first_order_is_the_gradient_at_the_adapted_parameters():
         for p, old in zip(adapted.parameters(), network.parameters(), strict=True):
             p -= 0.01 * old.grad
     adapted.zero_grad()
-    loss = _loss(adapted, bank, 3)(shared_parameters(adapted))
+    loss = _Loss(adapted, bank, 3)(shared_parameters(adapted))
     loss.backward()
     expected = {name: p.grad for name, p in adapted.named_parameters()}
     gradients, _, query_loss = meta_gradient(support, query, theta, 0.01, order="first")
@@ -316,9 +351,9 @@ def test_gradients_have_the_type_and_shape_of_the_parameters(method):
         assert (gradients[name].shape, gradients[name].dtype) == (p.shape, p.dtype)
 
 
-@pytest.mark.parametrize(("method", "calls"), [("reverse", 2), ("forward", 4)])
+@pytest.mark.parametrize(("method", "calls"), [("fast", 2), ("balanced", 4), ("lean", 4)])
 def test_how_often_the_support_loss_is_called(method, calls):
-    """``reverse`` keeps the graph; ``forward`` computes each step's loss a second time."""
+    """``fast`` keeps the graph; the others compute each step's loss a second time."""
     seen = []
 
     def support(p):
@@ -440,6 +475,32 @@ def test_an_inner_step_without_a_support_loss_raises():
         meta_gradient(None, _quadratic(5)[0], _six(), 0.1)
 
 
+@pytest.mark.parametrize("wrong_one", ["support", "query"])
+def test_lean_refuses_a_loss_in_one_piece(wrong_one):
+    chain, opaque = Chain((Block(_quadratic(5)[0], ("u", "w")),)), _quadratic(0)[0]
+    losses = (opaque, chain) if wrong_one == "support" else (chain, opaque)
+    with pytest.raises(MCNError, match=r"chain of blocks, not function loss: .*balanced or fast$"):
+        meta.meta_gradient(*losses, _six(), 0.1, method="lean")
+    assert meta.meta_gradient(*losses, _six(), 0.1, method="lean", order="first").gradients
+
+
+@pytest.mark.parametrize(("memory", "way"), [(10**12, "fast"), (10, "lean")])
+def test_auto_is_the_way_that_memory_leaves_open(memory, way, monkeypatch):
+    """The same gradient, and the products of that way; an opaque loss has to do without lean."""
+    monkeypatch.setattr(meta, "memory_of", lambda device: memory)
+    taken, product = [], meta._product
+    monkeypatch.setattr(meta, "_product", lambda way, *rest: taken.append(way) or product(way, *rest))
+    losses, params = (_quadratic(0)[0], _quadratic(5)[0]), _six()
+    chains = [Chain((Block(loss, ("u", "w")),)) for loss in losses]
+    expected = _flat(meta.meta_gradient(*losses, params, 0.3, method="fast", inner_steps=2).gradients)
+    taken.clear()
+    for pair in (chains, losses, (chains[0], losses[1])):
+        found = meta.meta_gradient(*pair, params, 0.3, inner_steps=2).gradients
+        torch.testing.assert_close(_flat(found), expected, rtol=1e-12, atol=1e-12)
+    opaque = "fast" if way == "fast" else "balanced"
+    assert taken == [way] * 2 + [opaque] * 4
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("wrong", ["support", "query"])
 def test_a_loss_that_is_not_a_scalar_raises(wrong, method):
@@ -449,7 +510,7 @@ def test_a_loss_that_is_not_a_scalar_raises(wrong, method):
         meta_gradient(support, query, _six(), 0.1, method=method)
 
 
-def test_forward_refuses_a_loss_that_writes_to_statistics_outside_it():
+def test_balanced_refuses_a_loss_that_writes_to_statistics_outside_it():
     """Not silently counted twice: the recomputation of an impure loss is an error."""
     network = _network()
     clips, buffers = _random(2, VIDEOS, 3, 8, 16, 16), running_statistics(network)
@@ -459,4 +520,4 @@ def test_forward_refuses_a_loss_that_writes_to_statistics_outside_it():
 
     args = (impure, impure, shared_parameters(network), 0.01)
     with pytest.raises(RuntimeError, match="mutate a captured Tensor"):
-        meta_gradient(*args, method="forward")
+        meta_gradient(*args, method="balanced")
