@@ -32,7 +32,7 @@ RandomState = tuple[Tensor, list[int], list[Tensor]]  # of the CPU, and of each 
 class Block:
     """One piece of a loss: ``function(params, *constants, *inputs)`` gives one tensor."""
 
-    function: Callable[..., Tensor]
+    function: Callable[..., Any]
     names: tuple[str, ...] = ()  #: of the parameters it takes
     inputs: tuple[int, ...] = ()  #: numbers of the earlier blocks whose outputs it takes
     constants: tuple[Tensor, ...] = ()  #: tensors that do not depend on parameters, such as clips
@@ -140,7 +140,7 @@ class _Sweeps:
             del output, made
             for i in self.blocks[number].inputs:
                 if self.blocks[i].light:
-                    del self.borders[i]
+                    self.borders.pop(i, None)
         self.states.append(_random_state(self.theta))
 
     def backward(self) -> Params:
@@ -164,16 +164,13 @@ class _Sweeps:
         """Inputs of a block, light ones computed again where need be."""
         for i in self.blocks[number].inputs:
             if i not in self.borders:
-                self.borders[i] = self._again(i)[0]
+                self.borders[i] = self._forth(i)[0]
         return [self.borders[i] for i in self.blocks[number].inputs]
-
-    def _again(self, number: int) -> tuple[Pair, "_Pass | None"]:
-        _set_random_state(self.states[number])
-        return self._forth(number)
 
     def _forth(self, number: int) -> tuple[Pair, "_Pass | None"]:
         """A block's output and its tangent."""
         block, inputs = self.blocks[number], self._inputs(number)
+        _set_random_state(self.states[number])  # now: to make an input again may have drawn numbers
         own, along = _own(block, self.theta), _own(block, self.v)
         if block.by_duals:
             tape = Tape(own, along)
@@ -183,17 +180,16 @@ class _Sweeps:
             return Pair(output.value, output.tangent), _Pass(tape, duals, output.slot)
         values, tangents = [x.value for x in inputs], [x.tangent for x in inputs]
         function = partial(_with_constants, block)
-        return Pair(*torch.func.jvp(function, (own, *values), (along, *tangents))), None
+        return Pair(*_jvp(function, (own, *values), (along, *tangents))), None
 
     def _back(self, number: int, end: Slot) -> tuple[Params, list[Pair | None]]:
         """Tangents of the parameters' gradients, and the inputs' gradients, from what arrived at its end."""
         block = self.blocks[number]
         if not block.by_duals:
+            inputs = self._inputs(number)
             _set_random_state(self.states[number])
-            return _back_through(
-                block, _own(block, self.theta), _own(block, self.v), self._inputs(number), end
-            )
-        made = self.passes.pop(number, None) or self._again(number)[1]
+            return _back_through(block, _own(block, self.theta), _own(block, self.v), inputs, end)
+        made = self.passes.pop(number, None) or self._forth(number)[1]
         assert made is not None
         made.end.pair, end.pair = end.pair, None
         made.tape.backward()
@@ -214,15 +210,21 @@ def _back_through(
 
     at, along = (p, *(x.value for x in inputs)), (v, *(x.tangent for x in inputs))
     if end.pair is None:
-        made, (of_parameters, *tangents) = torch.func.jvp(partial(gradients, None), at, along)
+        (_, *made), (of_parameters, *tangents) = _jvp(partial(gradients, None), at, along)
     else:
         g, dg = (x.contiguous() for x in end.pair)  # a sum's gradient is one number, expanded
-        made, (of_parameters, *tangents) = torch.func.jvp(gradients, (g, *at), (dg, *along))
-    return of_parameters, [Pair(*pair) for pair in zip(made[1:], tangents, strict=True)]
+        (_, *made), (of_parameters, *tangents) = _jvp(gradients, (g, *at), (dg, *along))
+    return of_parameters, [Pair(*pair) for pair in zip(made, tangents, strict=True)]
 
 
 def _with_constants(block: Block, p: Params, *inputs: Tensor) -> Tensor:
     return block.function(p, *block.constants, *inputs)
+
+
+def _jvp(function: Callable[..., Any], at: tuple, along: tuple) -> tuple[Any, Any]:
+    """``torch.func.jvp``, whose type says three results although there are two without ``has_aux``."""
+    value, tangent = torch.func.jvp(function, at, along)  # type: ignore[misc]
+    return value, tangent
 
 
 def _own(block: Block, params: Params) -> Params:

@@ -193,7 +193,7 @@ def blocks_with(
         backbone = network.backbone(view)
         for number, module in enumerate(backbone.blocks()):  # type: ignore[operator]
             function, names = _function_of(network, module, buffers)
-            light = number < backbone.light_blocks  # type: ignore[operator]
+            light = number < int(backbone.light_blocks)  # type: ignore[arg-type]
             before = {"inputs": (len(blocks) - 1,)} if number else {"constants": (clip,)}
             blocks.append(Block(function, names, by_duals=True, light=light, **before))
         ends.append(len(blocks) - 1)

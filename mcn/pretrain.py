@@ -18,8 +18,8 @@ from mcn.data.datasets import load_videos
 from mcn.data.loader import Clip, clip_views
 from mcn.errors import MCNError
 from mcn.features import network_from_config
-from mcn.loop import checked_steps, train
 from mcn.lean import Block
+from mcn.loop import checked_steps, train
 from mcn.losses import classification_loss, meta_loss, multiview_loss
 from mcn.meta import MetaGradient, Params, meta_gradient
 from mcn.network import (

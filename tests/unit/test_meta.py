@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from mcn import meta
 from mcn.bank import FeatureBank, draw_negatives
 from mcn.errors import MCNError
-from mcn.losses import classification_loss, meta_loss, multiview_loss
 from mcn.lean import Block, Chain, ChainedLoss
+from mcn.losses import classification_loss, meta_loss, multiview_loss
 from mcn.network import (
     MetaContrastiveNetwork,
     blocks_with,
