@@ -191,6 +191,7 @@ class _Sweeps:
             return _back_through(block, _own(block, self.theta), _own(block, self.v), inputs, end)
         made = self.passes.pop(number, None) or self._forth(number)[1]
         assert made is not None
+        assert end.pair is not None  # a loss is a number, which duals cannot make
         made.end.pair, end.pair = end.pair, None
         made.tape.backward()
         return made.tape.product, [x.slot.pair for x in made.inputs if x.slot is not None]
