@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -126,9 +127,12 @@ def memory_of_a_clip(
     ways: dict[str, Step], width: int = 16, sizes: tuple[int, int] = (4, 8)
 ) -> dict[str, float]:
     """Bytes by which the peak of a step grows with each support and query clip."""
-    small, large = (
-        {name: peak(lambda s=s, g=case(n, width): s(*g)) for name, s in ways.items()} for n in sizes
-    )
+
+    def peaks(videos: int) -> dict[str, int]:
+        given = case(videos, width)
+        return {name: peak(partial(step, *given)) for name, step in ways.items()}
+
+    small, large = (peaks(videos) for videos in sizes)
     return {name: (large[name] - small[name]) / (sizes[1] - sizes[0]) for name in ways}
 
 
