@@ -5,6 +5,7 @@ A command imports what it needs when it runs, so that ``mcn --help`` answers at 
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from shlex import quote
 from typing import Any, Literal
@@ -34,8 +35,10 @@ def _after_pretraining(config: PretrainConfig, path: Path) -> str:
     from mcn.data.datasets import load_videos
 
     where = f"--checkpoint {quote(str(path))} --data {quote(config.data)}"
-    test = load_videos(config.data, "test", config.split)
-    return f"mcn probe {where}" if test.labels else f"mcn retrieve --query VIDEO {where}"
+    with suppress(MCNError):  # pre-training takes no test videos, so they may not be there
+        if load_videos(config.data, "test", config.split).labels:
+            return f"mcn probe {where}"
+    return f"mcn retrieve --query VIDEO {where}"
 
 
 def _finetune(config: FinetuneConfig, _: Any) -> None:

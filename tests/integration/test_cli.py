@@ -227,6 +227,16 @@ def test_what_pretrain_says_next_fits_the_data(
     assert re.search(r"^  1 +-?\d\.\d+  \S+\.mp4$", capsys.readouterr().out, re.MULTILINE)
 
 
+def test_pretraining_ends_well_without_the_test_videos(
+    own_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in load_videos(own_data, "test").names:
+        (own_data / "videos" / name).unlink()
+    flags = ["--preset", "smoke", "--data", str(own_data), "--threads", "1", "--epochs", "1"]
+    assert main(["pretrain", *flags, "--out", str(tmp_path / "run")]) == 0
+    assert "next:       mcn retrieve --query VIDEO" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("folder", ["videos", "videos/Bob"])
 @pytest.mark.parametrize("command", ["probe", "probe --recipe headline", "retrieve"])
 def test_an_evaluation_without_a_test_list_computes_nothing(
