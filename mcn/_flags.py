@@ -6,14 +6,18 @@ from difflib import get_close_matches
 from jsonargparse import ArgumentParser
 
 
-def with_nearest(said: str, parser: ArgumentParser) -> str:
-    """A parser's complaint about unknown flags, with the flag that each may have been meant to be.
+def refusal(said: str, parser: ArgumentParser) -> str:
+    """The line for a parser's complaint; of unknown flags, with the one that each may have been meant to be.
 
-    >>> parser = ArgumentParser(allow_abbrev=False)
+    >>> parser = ArgumentParser(prog="mcn probe", allow_abbrev=False)
     >>> action = parser.add_argument("--epochs", type=int)
-    >>> with_nearest("unrecognized arguments: --epoch 3", parser)
-    'unrecognized arguments: --epoch 3 (did you mean --epochs?)'
+    >>> refusal("unrecognized arguments: --epoch 3", parser)
+    'mcn probe: unrecognized arguments: --epoch 3 (did you mean --epochs?) (see mcn probe --help)'
     """
+    return f"{parser.prog}: {_with_nearest(said, parser)} (see {parser.prog} --help)"
+
+
+def _with_nearest(said: str, parser: ArgumentParser) -> str:
     if not said.startswith("unrecognized arguments: "):
         return said
     known = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]

@@ -19,10 +19,11 @@ from typing import Any
 
 import yaml
 
+from mcn._cores import usable_cores
 from mcn.config import AblateConfig, PretrainConfig, load_preset
 from mcn.data.datasets import Videos, load_videos
 from mcn.errors import MCNError
-from mcn.preparation.parallel import parallel_map, usable_cores
+from mcn.preparation.parallel import parallel_map
 from mcn.results import Record, load_records, read_record, save_record
 
 CONTRAST: dict[str, Any] = {"order": "none", "cls_weight": 0.0}

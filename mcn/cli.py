@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from mcn._flags import with_nearest
+from mcn._flags import refusal
 from mcn._version import __version__
 from mcn.commands import COMMANDS
 from mcn.config import load_preset, presets
@@ -151,8 +151,7 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     except MCNError:
         raise
     except Exception as error:  # jsonargparse raises several types for one thing: a bad flag
-        said = with_nearest(" ".join(str(error).split()), command_parser(name))
-        print(f"mcn {name}: {said} (see mcn {name} --help)", file=sys.stderr)
+        print(refusal(" ".join(str(error).split()), command_parser(name)), file=sys.stderr)
         return 2
     config = None
     if command.config is not None:

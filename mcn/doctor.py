@@ -14,6 +14,7 @@ from itertools import count, cycle
 import torch
 from tqdm import tqdm
 
+from mcn._cores import usable_cores
 from mcn.config import PretrainConfig
 from mcn.data.bad import BadVideos
 from mcn.data.datasets import Videos, load_videos
@@ -22,7 +23,6 @@ from mcn.data.manifest import SETTINGS
 from mcn.data.plan import Request, Step
 from mcn.errors import MCNError
 from mcn.loop import training_clips
-from mcn.preparation.parallel import usable_cores
 from mcn.pretrain import Pretraining
 from mcn.run import choose_device
 
@@ -109,9 +109,7 @@ def diagnose(config: PretrainConfig, seconds: float = 5.0) -> Diagnosis:
     if device.type == "cpu":
         config = dataclasses.replace(config, batch_size=min(config.batch_size, _ON_CPU))
     videos = load_videos(config.data, "train", config.split)
-    print(f"{len(videos)} videos: {videos.layout}")
-    if small := videos.enlarged(config.size):
-        print(small)
+    print(videos.announced(config.size))
     first_look = _first_look(videos, config, seconds)
     dataset = training_clips(videos, config, config.view2 if config.view2.startswith("flow") else None)
     read, clips = _read(dataset, config, seconds)

@@ -203,9 +203,7 @@ def features_of(
             f"{config.data} has no {subset} list: an evaluation needs the split lists of its data set "
             f"(recognised: {videos.layout})"
         )
-    print(f"{subset}: {len(videos)} videos: {videos.layout}")
-    if small := videos.enlarged(config.size):
-        print(small)
+    print(f"{subset}: {videos.announced(config.size)}")
     return join([
         extract_features(
             network or load_network(one, device)[0], videos,

@@ -57,9 +57,7 @@ def train(
     :class:`~mcn.errors.MCNError` for too many unreadable videos, a loss that is not finite (the last good
     checkpoint is kept), a full disk.
     """
-    print(f"{len(videos)} videos: {videos.layout}")
-    if small := videos.enlarged(config.size):
-        print(small)
+    print(videos.announced(config.size))
     per_epoch = checked_steps(len(videos), config.batch_size, stages)
     total = per_epoch * config.epochs
     bad = BadVideos(len(videos), config.max_bad)

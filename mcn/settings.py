@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mcn._cores import usable_cores
 from mcn.errors import MCNError
-from mcn.preparation.parallel import usable_cores
 
 # Which numbers a setting may be, where not every number makes sense: names, rule, the rule in words.
 _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (

@@ -81,6 +81,10 @@ class Videos:
         file = (self.files or self.names)[index]
         return open_safely(self.path(index), reader, index=self._index, name=file, timeout=timeout)
 
+    def announced(self, size: int) -> str:
+        """What a run says of its videos when it begins: number, layout, frames that are too small."""
+        return "\n".join(filter(None, (f"{len(self)} videos: {self.layout}", self.enlarged(size))))
+
     def enlarged(self, size: int) -> str:
         """A line for clips of ``size`` pixels where prepared frames are smaller; empty where none are.
 

@@ -1,6 +1,5 @@
 """The same work for many items, on the cores of this machine or on a cluster, results as they come."""
 
-import os
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -11,19 +10,13 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from mcn._cores import usable_cores
 from mcn.errors import MCNError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _AHEAD = 4  # tasks that a cluster is given a thread, so that none waits for us
 _PATIENCE = 20.0  # seconds in which a scheduler must answer
-
-
-def usable_cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def parallel_map(

@@ -23,12 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from mcn._cores import usable_cores
 from mcn.data.supervise import TIMEOUT, supervised
 from mcn.data.videoinfo import Tick, nothing
 from mcn.errors import MCNError
 from mcn.files import write_atomically
 from mcn.preparation._scenes import MOTIONS, draw_phases, draw_scene, render
-from mcn.preparation.parallel import parallel_map, usable_cores
+from mcn.preparation.parallel import parallel_map
 
 __all__ = [
     "CLASSES",

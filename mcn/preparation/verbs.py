@@ -15,7 +15,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from mcn._flags import with_nearest
+from mcn._flags import refusal
 from mcn.data.datasets import load_videos
 from mcn.errors import MCNError
 from mcn.files import printable, write_atomically
@@ -81,8 +81,7 @@ def main(source: DataSource, arguments: Sequence[str] | None = None) -> int:
     try:
         chosen = parser.parse_args(rest)
     except Exception as error:  # jsonargparse raises several types for one thing: a bad flag
-        said = with_nearest(_flag(error), parser)
-        print(f"{source.script} {verb}: {said} (see {source.script} {verb} --help)", file=sys.stderr)
+        print(refusal(_flag(error), parser), file=sys.stderr)
         return 2
     return _reported(f"{source.script} {verb}", lambda: run(source, Path(chosen.root), chosen))
 
