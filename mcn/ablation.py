@@ -21,10 +21,12 @@ import yaml
 
 from mcn._cores import usable_cores
 from mcn.config import AblateConfig, PretrainConfig, load_preset
-from mcn.data.datasets import Videos, load_videos
+from mcn.data.datasets import Videos
 from mcn.errors import MCNError
+from mcn.holdout import videos_of
 from mcn.preparation.parallel import parallel_map
-from mcn.results import Record, load_records, read_record, save_record
+from mcn.results import HELD_OUT, TEST, Record, load_records, read_record, save_record
+from mcn.settings import DataConfig
 
 CONTRAST: dict[str, Any] = {"order": "none", "cls_weight": 0.0}
 BINARY: dict[str, Any] = {"order": "none"}
@@ -95,6 +97,11 @@ class Cell:
     out: str  #: folder of the runs
 
     @property
+    def about(self) -> str:
+        """What its metrics are about, as :attr:`mcn.results.DataUsed.subset` says it."""
+        return HELD_OUT if self.settings.get("validation") else TEST
+
+    @property
     def run(self) -> Path:
         """Where it is pre-trained: cells of several tables that are one network share the run."""
         text = json.dumps([self.settings, self.seed], sort_keys=True)
@@ -114,6 +121,7 @@ def cells_of(config: AblateConfig, table: str) -> list[Cell]:
     where = {
         "data": config.data, "split": config.split, "device": config.device, "reader": config.reader,
         "threads": config.threads or max(1, usable_cores() // config.jobs),
+        **({"validation": True} if config.subset == "held-out" else {}),
     }  # fmt: skip
     return [
         Cell(
@@ -167,8 +175,9 @@ def ablate(config: AblateConfig, table: str) -> list[Record]:
     :class:`~mcn.errors.MCNError` if any did, as for a data set without labels or a test list.
     """
     cells, folder = cells_of(config, table), Path(config.results)
-    train = _data_of(config, "train")
-    if not train.labels or not len(_data_of(config, "test")):
+    lists = DataConfig(data=config.data, split=config.split, validation=config.subset == "held-out")
+    train = videos_of(lists, "train")
+    if not train.labels or not len(videos_of(lists, "test")):
         raise MCNError(f"{config.data} needs labels and a test list to be evaluated ({train.layout})")
     folder.mkdir(parents=True, exist_ok=True)
     done = {_mark(record) for record in load_records(folder)}
@@ -197,10 +206,6 @@ def _name(videos: Videos) -> str:
     return title if title.startswith("UCF101") or title.startswith("HMDB51") else videos.root.name
 
 
-def _data_of(config: AblateConfig, subset: str) -> Videos:
-    return load_videos(config.data, subset, config.split)
-
-
 def protocol_of(evaluate: Iterable[str]) -> str:
     """What the metrics of a record are, in words."""
     return "; ".join(PROTOCOLS[name] for name in evaluate)
@@ -219,12 +224,14 @@ PROTOCOLS = {
 def _mark(record: Record) -> tuple[Any, ...]:
     """What tells a cell's record from others."""
     setting = json.dumps(record.setting.get("pretrain"), sort_keys=True)
-    return record.table, record.row, record.seed, record.profile, record.protocol, setting
+    known = record.table, record.row, record.seed, record.profile, record.data.subset
+    return *known, record.protocol, setting
 
 
 def _mark_of(cell: Cell) -> tuple[Any, ...]:
     setting = json.dumps(recorded(cell), sort_keys=True)
-    return cell.table, cell.row, cell.seed, cell.profile, protocol_of(cell.evaluate), setting
+    known = cell.table, cell.row, cell.seed, cell.profile, cell.about
+    return *known, protocol_of(cell.evaluate), setting
 
 
 def recorded(cell: Cell) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,20 @@ from mcn.config import (
     build,
     load_preset,
 )
-from mcn.data.datasets import load_videos
 from mcn.errors import MCNError
 from mcn.finetune import finetune
+from mcn.hits import hits_of
+from mcn.holdout import videos_of
+from mcn.metrics import Evaluation
 from mcn.motion import bootstrap, measure
 from mcn.pretrain import pretrain
 from mcn.probe import headline_probe, run_probe
 from mcn.results import DataUsed, Record, write_record
 from mcn.retrieval import run_retrieval
 from mcn.run import choose_device, environment, read_metrics
+
+Right = dict[str, Sequence[bool]]  # by metric, for each test video
+Found = tuple[dict[str, float], Right]
 
 
 def run_cell(cell: Cell, name: str) -> Record:
@@ -46,27 +51,30 @@ def run_cell(cell: Cell, name: str) -> Record:
     torch.set_num_threads(cell.settings["threads"])
     run = _pretrained(cell)
     metrics: dict[str, float] = {}
+    right: Right = {}
     setting: dict[str, Any] = {"pretrain": recorded(cell)}
     for what in cell.evaluate:
         config = _settings(cell, run, what)
-        metrics |= _EVALUATIONS[what][-1](config)
+        numbers, hits = _EVALUATIONS[what][-1](config)
+        metrics, right = metrics | numbers, right | hits
         setting[what] = portable(dataclasses.asdict(config))
     known = environment(device)
-    sizes = [len(load_videos(cell.settings["data"], s, cell.settings["split"])) for s in ("train", "test")]
+    train, test = (videos_of(build(PretrainConfig, cell.settings), subset) for subset in ("train", "test"))
     return Record(
         table=cell.table,
         row=cell.row,
         setting=setting,
         seed=cell.seed,
         metrics={key: round(value, 4) for key, value in metrics.items()},
-        data=DataUsed(name, cell.settings["split"], *sizes),
+        data=DataUsed(name, cell.settings["split"], len(train), len(test), cell.about),
         profile=cell.profile,
         protocol=protocol_of(cell.evaluate),
         device=known["device"],
         versions={key: str(known[key]) for key in ("mcn", "python", "torch", "torchvision")},
         commit=known["commit"],
         wall_seconds=round(time.monotonic() - began, 1),
-        curve=_curve(run) if cell.trained else {},
+        curve=_curve(run, build(PretrainConfig, cell.settings)) if cell.trained else {},
+        hits=hits_of(test.names, right),
     )
 
 
@@ -80,7 +88,10 @@ def _pretrained(cell: Cell) -> Path | None:
 def _settings(cell: Cell, run: Path | None, what: str) -> Any:
     """The settings of an evaluation: the profile's, with the cell's clips, data and seed."""
     kind, command, changes, _ = _EVALUATIONS[what]
-    shared = ("data", "split", "device", "threads", "reader", "frames", "stride", "size", "backbone", "width")
+    shared = (
+        "data", "split", "validation", "device", "threads", "reader", "frames", "stride", "size", "backbone",
+        "width",
+    )  # fmt: skip
     settings = {key: cell.settings[key] for key in shared if key in cell.settings}
     where = {"checkpoint": str(run or ""), "seed": cell.seed, "out": str(cell.run / what)}
     where |= {"from_scratch": run is None}
@@ -88,34 +99,41 @@ def _settings(cell: Cell, run: Path | None, what: str) -> Any:
     return build(kind, {**load_preset(preset, command), **settings, **where, **changes})
 
 
-def _probe(config: ProbeConfig) -> dict[str, float]:
-    return {"probe_top1": run_probe(config).top1}
+def _probe(config: ProbeConfig) -> Found:
+    found = run_probe(config)
+    return {"probe_top1": found.top1}, {"probe_top1": found.right}
 
 
-def _headline(config: ProbeConfig) -> dict[str, float]:
-    _, found = headline_probe(config)
-    return {"headline_top1": found.top1, "headline_top5": found.top5}
+def _headline(config: ProbeConfig) -> Found:
+    return _named("headline", headline_probe(config)[1])
 
 
-def _retrieval(config: RetrieveConfig) -> dict[str, float]:
-    return {f"retrieval_top{k}": value for k, value in run_retrieval(config).accuracy.items()}
+def _retrieval(config: RetrieveConfig) -> Found:
+    found = run_retrieval(config)
+    right: Right = {"retrieval_top1": found.right.tolist()} if 1 in found.accuracy else {}
+    return {f"retrieval_top{k}": value for k, value in found.accuracy.items()}, right
 
 
-def _finetune(config: FinetuneConfig) -> dict[str, float]:
-    _, found = finetune(config)
+def _finetune(config: FinetuneConfig) -> Found:
+    found = finetune(config)[1]
     assert found is not None  # ablate has asked for a test list
-    return {"finetune_top1": found.top1, "finetune_top5": found.top5}
+    return _named("finetune", found)
 
 
-def _motion(config: AttendConfig) -> dict[str, float]:
+def _named(what: str, found: Evaluation) -> Found:
+    numbers = {f"{what}_top1": found.top1, f"{what}_top5": found.top5}
+    return numbers, {f"{what}_top1": found.right.tolist()}
+
+
+def _motion(config: AttendConfig) -> Found:
     auc = bootstrap(measure(config, "test").networks[0].auc, config.seed).mean
     if not math.isfinite(auc):
         raise MCNError(f"{config.data}: nothing moves in its test videos, so there is nothing to cover")
-    return {"motion_auc": 100 * auc}
+    return {"motion_auc": 100 * auc}, {}
 
 
 # What each is called in --evaluate: its settings' class and preset block, what is fixed, what it measures.
-_EVALUATIONS: dict[str, tuple[type, str, dict[str, Any], Callable[[Any], dict[str, float]]]] = {
+_EVALUATIONS: dict[str, tuple[type, str, dict[str, Any], Callable[[Any], Found]]] = {
     "probe": (ProbeConfig, "probe", {"recipe": "quick"}, _probe),
     "headline": (ProbeConfig, "probe", {"recipe": "headline"}, _headline),
     "retrieval": (RetrieveConfig, "retrieve", {}, _retrieval),
@@ -124,8 +142,8 @@ _EVALUATIONS: dict[str, tuple[type, str, dict[str, Any], Callable[[Any], dict[st
 }
 
 
-def _curve(run: Path | None) -> dict[str, list[float | None]]:
-    """Means over each epoch of what pre-training has logged."""
+def _curve(run: Path | None, config: PretrainConfig) -> dict[str, list[float | None]]:
+    """Means over each epoch of what pre-training has logged, and the seconds that its steps took."""
     assert run is not None
     lines = read_metrics(run / "metrics.jsonl")
     epochs = sorted({int(line["epoch"]) for line in lines})
@@ -134,6 +152,9 @@ def _curve(run: Path | None) -> dict[str, list[float | None]]:
     for name in names:
         of = [[line[name] for line in lines if line["epoch"] == epoch] for epoch in epochs]
         curve[name] = [round(statistics.fmean(values), 5) for values in of]
+    each = config.batch_size * (2 if config.order != "none" else 1)  # videos a step
+    took = [[each / line["clips_per_second"] for line in lines if line["epoch"] == epoch] for epoch in epochs]
+    curve["seconds"] = [round(sum(values), 3) for values in took]
     return curve
 
 

@@ -32,11 +32,11 @@ def _pretrain(config: PretrainConfig, _: Any) -> None:
 
 def _after_pretraining(config: PretrainConfig, path: Path) -> str:
     """A command that this data has what it takes for: a probe needs labels and a test list."""
-    from mcn.data.datasets import load_videos
+    from mcn.holdout import videos_of
 
     where = f"--checkpoint {quote(str(path))} --data {quote(config.data)}"
     with suppress(MCNError):  # pre-training takes no test videos, so they may not be there
-        if load_videos(config.data, "test", config.split).labels:
+        if videos_of(config, "test").labels:
             return f"mcn probe {where}"
     return f"mcn retrieve --query VIDEO {where}"
 
@@ -66,7 +66,7 @@ def _probe(config: ProbeConfig, _: Any) -> None:
     result = run_probe(config)
     print(f"linear probe: top-1 {result.top1:.1f} % of {result.videos} videos (chance {result.chance:.1f} %)")
     print(f"protocol:     {protocol(config)}")
-    _record(config, "probe", dataclasses.asdict(result))
+    _record(config, "probe", result.summary())
 
 
 def _retrieve(config: RetrieveConfig, args: Any) -> None:
@@ -101,7 +101,7 @@ def _look_up(config: RetrieveConfig, args: Any) -> None:
 
 def _fig_4(config: RetrieveConfig, args: Any, result: Any) -> None:
     """Queries and their nearest by another network and by this one, as in the paper's Fig. 4."""
-    from mcn.data.datasets import load_videos
+    from mcn.holdout import videos_of
     from mcn.retrieval import run_retrieval
     from mcn.retrieval_plots import retrieval_sheet, save_sheet
 
@@ -109,7 +109,7 @@ def _fig_4(config: RetrieveConfig, args: Any, result: Any) -> None:
     if args.beside:
         checkpoint = "" if args.beside == "untrained" else args.beside
         found = {args.beside: run_retrieval(dataclasses.replace(config, checkpoint=checkpoint)), **found}
-    test, train = (load_videos(config.data, subset, config.split) for subset in ("test", "train"))
+    test, train = (videos_of(config, subset) for subset in ("test", "train"))
     print(f"sheet:     {save_sheet(retrieval_sheet(test, train, found), Path(args.sheet))}")
 
 

@@ -170,6 +170,8 @@ class AblateConfig(RunConfig):
         "probe", "retrieval",
     )  # fmt: skip
     """What each network is evaluated by, once, at its last epoch."""
+    subset: Literal["test", "held-out"] = "test"
+    """held-out: training videos that pre-training leaves out, to choose step sizes on; see --validation."""
     set: tuple[str, ...] = ()
     """Changes to the profile's pre-training settings, such as [epochs=40,size=40]."""
     name: str = ""

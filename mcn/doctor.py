@@ -17,11 +17,12 @@ from tqdm import tqdm
 from mcn._cores import usable_cores
 from mcn.config import PretrainConfig
 from mcn.data.bad import BadVideos
-from mcn.data.datasets import Videos, load_videos
+from mcn.data.datasets import Videos
 from mcn.data.loader import Clip, TrainClips, check_readable, train_steps
 from mcn.data.manifest import SETTINGS
 from mcn.data.plan import Request, Step
 from mcn.errors import MCNError
+from mcn.holdout import videos_of
 from mcn.loop import training_clips
 from mcn.pretrain import Pretraining
 from mcn.run import choose_device
@@ -108,7 +109,7 @@ def diagnose(config: PretrainConfig, seconds: float = 5.0) -> Diagnosis:
     device = choose_device(config.device)
     if device.type == "cpu":
         config = dataclasses.replace(config, batch_size=min(config.batch_size, _ON_CPU))
-    videos = load_videos(config.data, "train", config.split)
+    videos = videos_of(config, "train")
     print(videos.announced(config.size))
     first_look = _first_look(videos, config, seconds)
     dataset = training_clips(videos, config, config.view2 if config.view2.startswith("flow") else None)

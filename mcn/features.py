@@ -21,12 +21,13 @@ from torch import Tensor
 
 from mcn.clip_features import VIEWS, evaluation_clips, video_feature
 from mcn.config import EvalConfig, FinetuneConfig, PretrainConfig, build
-from mcn.data.datasets import Videos, load_videos
+from mcn.data.datasets import Videos
 from mcn.data.loader import readable_videos
 from mcn.data.supervise import TIMEOUT
 from mcn.errors import MCNError
 from mcn.feature_cache import FeatureCache, cache_key, video_keys, weights_hash
 from mcn.files import write_atomically
+from mcn.holdout import videos_of
 from mcn.network import MetaContrastiveNetwork
 from mcn.run import choose_device, seed_everything, seed_for
 from mcn.starting_points import read_starting_point
@@ -197,7 +198,7 @@ def features_of(
     ``network`` is used instead of the config's checkpoints. See :func:`extract_features` for ``share``.
     """
     device = choose_device(config.device)
-    videos = load_videos(config.data, subset, config.split)
+    videos = videos_of(config, subset)
     if not len(videos):
         raise MCNError(
             f"{config.data} has no {subset} list: an evaluation needs the split lists of its data set "

@@ -17,9 +17,9 @@ from mcn.classify import (
     report,
 )
 from mcn.config import FinetuneConfig, ProbeConfig, build
-from mcn.data.datasets import load_videos
 from mcn.data.loader import clips_of_file
 from mcn.errors import MCNError
+from mcn.holdout import videos_of
 from mcn.metrics import Evaluation
 from mcn.run import choose_device
 
@@ -43,7 +43,7 @@ def finetune(config: FinetuneConfig) -> tuple[Path, Evaluation | None]:
         raise MCNError(
             "no --checkpoint: give the run folder of mcn pretrain, or --from_scratch to train without one"
         )
-    videos, test = (load_videos(config.data, subset, config.split) for subset in ("train", "test"))
+    videos, test = (videos_of(config, subset) for subset in ("train", "test"))
     if not len(test):
         print(f"{config.data} has no test list: a network is trained, and not tested")
     run, training = fit(config, videos, {"dropout": config.dropout})

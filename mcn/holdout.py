@@ -1,20 +1,26 @@
 """A part of the training list to choose settings on, so that the test list chooses nothing (row 42).
 
 Clips cut from one source video look alike: a setting chosen on clips whose siblings were trained on is
-chosen for remembering. So whole source videos are held out, where names tell them.
+chosen for remembering. So whole source videos are held out, where names tell them (for the built-in
+synthetic actions whole scenes, which all classes share).
 """
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
 import torch
 
-from mcn.data.datasets import Videos
+from mcn.data.datasets import Videos, load_videos
 from mcn.errors import MCNError
+from mcn.preparation._scenes import MOTIONS
 from mcn.run import generator_for
+from mcn.settings import DataConfig
+
+#: Share of the training list that ``validation`` holds out.
+VALIDATION_SHARE = 0.2
 
 # What a clip's name adds to that of its source, in UCF101 and in HMDB51.
 _CLIP_OF = (
@@ -22,50 +28,76 @@ _CLIP_OF = (
     re.compile(r"(.+)_[fhlu]_(?:cm|nm)_np\d+_(?:ba|fr|le|ri)_(?:bad|goo|med)_\d+"),
 )
 
+_SYNTHETIC = re.compile(rf"v_(?P<motion>{'|'.join(MOTIONS)})_(?P<group>g\d+)_c\d+")
+
 
 def source_of(name: str) -> str:
     """What clips of one source video have in common; the name itself where it does not say.
+
+    In UCF101 and HMDB51 it has the class in it. A group of the built-in synthetic actions is one scene in
+    all classes.
 
     >>> source_of("Archery/v_Archery_g08_c03.avi"), source_of("brush_hair/clip_7.avi")
     ('Archery/v_Archery_g08', 'brush_hair/clip_7.avi')
     >>> source_of("wave/Movie_A_wave_u_nm_np1_fr_goo_12.avi")
     'wave/Movie_A_wave'
+    >>> source_of("Sway/v_Sway_g08_c03.mp4"), source_of("Bob/v_Bob_g08_c01.mp4")
+    ('g08', 'g08')
     """
     path = PurePosixPath(name)
+    if (match := _SYNTHETIC.fullmatch(path.stem)) and path.parent.name == match["motion"]:
+        return match["group"]
     for pattern in _CLIP_OF:
         if match := pattern.fullmatch(path.stem):
             return str(path.with_name(match[1]))
     return name
 
 
+def videos_of(config: DataConfig, subset: str) -> Videos:
+    """The list that a run with these settings takes for ``subset``: its data set's, by its split.
+
+    With ``config.validation`` both lists are parts of the training list, the same for every seed, and the
+    test list is not opened. Raises :class:`~mcn.errors.MCNError` as :func:`mcn.data.datasets.load_videos`
+    and :func:`hold_out` do.
+    """
+    if not config.validation:
+        return load_videos(config.data, subset, config.split)
+    every = load_videos(config.data, "train", config.split)
+    if not every.labels:
+        raise MCNError(f"{config.data} has no labels: --validation holds out a part of each class")
+    kept, held = hold_out(every, VALIDATION_SHARE)
+    rows = {"train": kept, "test": held}.get(subset, range(len(every)))
+    part = part_of(every, rows)
+    return replace(part, layout=f"{every.layout}; {subset}: {len(part)} of its {len(every)} training videos")
+
+
 def hold_out(videos: Videos, share: float, seed: int = 0) -> tuple[list[int], list[int]]:
     """Rows of ``videos`` to train on and rows held out: about ``share`` of each class, whole sources.
 
-    Which sources is drawn from ``seed``. A class of a single source is trained on whole. Raises
-    :class:`~mcn.errors.MCNError` where that is so of every class.
+    Which sources is drawn from ``seed``, until each class has its share; a source that several classes have
+    is held out in all of them. Each class keeps one source at least to train on, so that a class of a single
+    source is trained on whole. Raises :class:`~mcn.errors.MCNError` where that is so of every class.
     """
-    sources: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for row, (name, label) in enumerate(zip(videos.names, videos.labels, strict=True)):
-        sources[label][source_of(name)].append(row)
+    sources: dict[str, list[int]] = defaultdict(list)
+    for row, name in enumerate(videos.names):
+        sources[source_of(name)].append(row)
+    groups = list(sources.values())
+    left = Counter(label for rows in groups for label in {videos.labels[row] for row in rows})
+    wanted = {label: share * count for label, count in Counter(videos.labels).items()}
     held: list[int] = []
-    for label, groups in sources.items():
-        held += _some(list(groups.values()), share, seed, label)
+    for number in torch.randperm(len(groups), generator=generator_for(seed, "holdout")).tolist():
+        videos_a_class = Counter(videos.labels[row] for row in groups[number])
+        if min(left[label] for label in videos_a_class) > 1 and any(
+            wanted[label] > 0 for label in videos_a_class
+        ):
+            held += groups[number]
+            for label, count in videos_a_class.items():
+                left[label] -= 1
+                wanted[label] -= count
     if not held:
-        raise MCNError(f"{videos.folder} has one source video a class: nothing can be held out for --sweep")
+        raise MCNError(f"{videos.folder} has one source video a class: nothing can be held out")
     out = set(held)
     return [row for row in range(len(videos)) if row not in out], sorted(held)
-
-
-def _some(groups: list[list[int]], share: float, seed: int, label: int) -> list[int]:
-    """Rows of whole groups until they are ``share`` of all, one group at least left over."""
-    wanted = share * sum(map(len, groups))
-    order = torch.randperm(len(groups), generator=generator_for(seed, "holdout", label)).tolist()
-    taken: list[int] = []
-    for number in order[:-1]:
-        if len(taken) >= wanted:
-            break
-        taken += groups[number]
-    return taken
 
 
 def part_of(videos: Videos, rows: Sequence[int]) -> Videos:

@@ -47,7 +47,8 @@ class Evaluation:
     """Per cent of a list: ``top1`` and ``top5`` of its videos, ``clip_top1`` and ``clip_top5`` of its clips.
 
     ``confusion`` is ``(C, C)`` int64: rows are the true classes, columns the answers, in the order of
-    ``classes``; a video that cannot be read is in no column.
+    ``classes``; a video that cannot be read is in no column. ``right`` ``(V,)`` bool: which videos are right
+    at top-1, in the order of the list.
     """
 
     top1: float
@@ -58,6 +59,7 @@ class Evaluation:
     unreadable: int
     classes: tuple[ClassScore, ...]
     confusion: Tensor
+    right: Tensor
 
     def summary(self) -> dict[str, float]:
         """The numbers without the tables."""
@@ -152,6 +154,7 @@ class Tally:
             unreadable=int((~read).sum()),
             classes=tuple(self._class(c, confusion[c]) for c in range(count)),
             confusion=confusion,
+            right=self._rank < 1,
         )
 
     def _share(self, of: Any, k: int) -> float:

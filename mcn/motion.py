@@ -19,9 +19,9 @@ from mcn.attend import watched_networks
 from mcn.attention import counted_pixels, motion_coverage, moving_pixels
 from mcn.clip_features import evaluation_crops
 from mcn.config import AttendConfig
-from mcn.data.datasets import load_videos
 from mcn.data.loader import TestClips, readable_videos
 from mcn.errors import MCNError
+from mcn.holdout import videos_of
 from mcn.run import choose_device, generator_for
 
 _MEASURES = "motion lift and AUC are this project's measures, not the paper's; 95 % bootstrap over videos"
@@ -141,7 +141,7 @@ def measure(config: AttendConfig, subset: str) -> Motion:
     Raises :class:`~mcn.errors.MCNError` for an empty list.
     """
     device = choose_device(config.device)
-    videos = load_videos(config.data, subset, config.split)
+    videos = videos_of(config, subset)
     if not len(videos):
         raise MCNError(f"{config.data} has no {subset} list (recognised: {videos.layout})")
     print(f"{subset}: {len(videos)} videos: {videos.layout}")

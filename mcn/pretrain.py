@@ -14,10 +14,10 @@ from torch import Tensor
 
 from mcn.bank import FeatureBank, draw_negatives
 from mcn.config import PretrainConfig
-from mcn.data.datasets import load_videos
 from mcn.data.loader import Clip, clip_views
 from mcn.errors import MCNError
 from mcn.features import network_from_config
+from mcn.holdout import videos_of
 from mcn.lean import Block
 from mcn.loop import checked_steps, train
 from mcn.losses import classification_loss, meta_loss, multiview_loss
@@ -253,7 +253,7 @@ def pretrain(config: PretrainConfig) -> Path:
     """
     if config.batch_size < 2:
         raise MCNError(f"--batch_size {config.batch_size}: FCM compares videos, so a batch needs at least 2")
-    videos = load_videos(config.data, "train", config.split)
+    videos = videos_of(config, "train")
     stages = config.order != "none"
     checked_steps(len(videos), config.batch_size, stages)  # before a folder is made
     run = RunFolder(config, "pretrain")

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -50,6 +51,11 @@ class Probe:
     videos: int
     chance: float
     c: float
+    right: tuple[bool, ...]  #: which test videos, in the order of the list
+
+    def summary(self) -> dict[str, float]:
+        """The numbers without the list."""
+        return {name: value for name, value in vars(self).items() if name != "right"}
 
 
 @dataclass(frozen=True)
@@ -82,12 +88,14 @@ def linear_probe(train: Features, test: Features, c: float = 1.0) -> Probe:
     """
     rows = np.flatnonzero(train.readable.numpy())
     probe = _regression(train, rows, c)
+    right = _right(probe, test, range(len(test.x)))
     return Probe(
-        top1=_right(probe, test, range(len(test.x))),
-        train_top1=_right(probe, train, rows),
+        top1=_per_cent(right),
+        train_top1=_per_cent(_right(probe, train, rows)),
         videos=len(test.x),
         chance=100.0 / len(test.videos.classes),
         c=c,
+        right=tuple(right.tolist()),
     )
 
 
@@ -99,13 +107,18 @@ def _regression(train: Features, rows: Sequence[int] | np.ndarray, c: float) -> 
     return make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=2000)).fit(x, y)
 
 
-def _right(probe: Pipeline, features: Features, rows: Sequence[int] | np.ndarray) -> float:
-    """Per cent of ``rows`` that the probe gets right, unreadable ones wrong."""
-    known = [row for row in rows if features.readable[row]]
-    if not known:
-        return 0.0
-    right = probe.predict(features.x.numpy()[known]) == features.labels.numpy()[known]
-    return 100.0 * float(right.sum()) / len(rows)
+def _right(probe: Pipeline, features: Features, rows: Sequence[int] | np.ndarray) -> NDArray[np.bool_]:
+    """Which of ``rows`` the probe gets right, unreadable ones wrong."""
+    rows = np.asarray(rows)
+    right = features.readable.numpy()[rows]
+    known = rows[right]
+    if len(known):
+        right[right] = probe.predict(features.x.numpy()[known]) == features.labels.numpy()[known]
+    return right
+
+
+def _per_cent(right: NDArray[np.bool_]) -> float:
+    return 100.0 * float(right.sum()) / len(right)
 
 
 def choose_c(train: Features, values: Sequence[float], share: float, seed: int = 0) -> Sweep:
@@ -115,7 +128,7 @@ def choose_c(train: Features, values: Sequence[float], share: float, seed: int =
     """
     kept, held = hold_out(train.videos, share, seed)
     fitted = [row for row in kept if train.readable[row]]
-    top1 = tuple(_right(_regression(train, fitted, c), train, held) for c in values)
+    top1 = tuple(_per_cent(_right(_regression(train, fitted, c), train, held)) for c in values)
     return Sweep(tuple(values), top1, len(kept), len(held))
 
 

@@ -19,9 +19,13 @@ from typing import Any
 from mcn._student import student_t
 from mcn.errors import MCNError
 from mcn.files import write_text
+from mcn.hits import Hits
 from mcn.profiles import PROFILES
 
-FORMAT = 1
+FORMAT = 2
+
+#: What the metrics of a record are about: the test list, or a part of the training list that was left out.
+TEST, HELD_OUT = "test videos", "held-out training videos"
 
 # Settings that say where a run lay, how it was carried out or which seed it had, not what it computed.
 _NOT_COMPARED = {
@@ -32,12 +36,17 @@ _NOT_COMPARED = {
 
 @dataclass(frozen=True)
 class DataUsed:
-    """The data that the metrics are about, and the numbers of its training and test videos."""
+    """The data that the metrics are about, and the numbers of its training and test videos.
+
+    Where ``subset`` is :data:`HELD_OUT`, both are parts of the training list: such a record chooses settings,
+    it is no result.
+    """
 
     name: str
     split: int
     train: int
     test: int
+    subset: str = TEST
 
     def __post_init__(self) -> None:
         """Raise :class:`~mcn.errors.MCNError` for a value that its field cannot have."""
@@ -45,6 +54,8 @@ class DataUsed:
         _whole(self, "split", 1, within="data.")
         for name in ("train", "test"):
             _whole(self, name, 0, within="data.")
+        words = f"it should be {TEST!r} or {HELD_OUT!r}"
+        _require(self.subset in (TEST, HELD_OUT), "data.subset", self.subset, words)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +86,7 @@ class Record:
     commit: str
     wall_seconds: float
     curve: dict[str, list[float | None]] = dataclasses.field(default_factory=dict)  #: columns of one length
+    hits: Hits = dataclasses.field(default_factory=Hits)  #: which test videos were right, by metric
     paper: bool = False  #: whether this is the paper's own protocol at full size (data, clips, schedule)
 
     def __post_init__(self) -> None:
@@ -89,7 +101,12 @@ class Record:
         for name in ("protocol", "device", "commit", "units"):
             _text(self, name)
         _whole(self, "seed", 0)
-        _require(isinstance(self.data, DataUsed), "data", self.data, "it should be name, split, train, test")
+        _require(
+            isinstance(self.data, DataUsed),
+            "data",
+            self.data,
+            "it should be name, split, train, test, subset",
+        )
         _require(isinstance(self.paper, bool), "paper", self.paper, "it should be true or false")
         wall = self.wall_seconds
         _require(_finite(wall) and wall >= 0, "wall_seconds", wall, "it should be seconds, at least 0")
@@ -99,6 +116,7 @@ class Record:
             _require(isinstance(version, str), f"versions.{name}", version, "it should be a string")
         self._check_metrics()
         self._check_curve()
+        self._check_hits()
 
     def _check_setting(self) -> None:
         _named(self.setting, "setting")
@@ -123,6 +141,19 @@ class Record:
             _require(numbers, f"curve.{name}", column, words)
         lengths = {name: len(column) for name, column in self.curve.items()}
         _require(len(set(lengths.values())) <= 1, "curve", lengths, "its lists should have one length")
+
+    def _check_hits(self) -> None:
+        _require(isinstance(self.hits, Hits), "hits", self.hits, "it should be digest, sources, right")
+        videos = len(self.hits.sources)
+        if self.hits.digest:
+            words = f"it should have a number for each of {self.data.test} test videos"
+            _require(videos == self.data.test, "hits.sources", self.hits.sources, words)
+        for name in self.hits.right:
+            share = 100 * float(self.hits.of(name).mean()) if videos else 0.0
+            words = f"its bits say {share:.4f} per cent"
+            metric = self.metrics.get(name)
+            holds = metric is not None and abs(metric - share) < 1e-3
+            _require(holds, f"hits.right.{name}, metrics.{name}", metric, words)
 
     @property
     def group(self) -> tuple[str, ...]:
@@ -224,8 +255,11 @@ def read_record(path: Path) -> Record:
     except (OSError, ValueError) as error:
         raise MCNError(f"{path}: not a record: {error} (restore the file or remove it)") from error
     try:
+        version = content.get("format") if isinstance(content, dict) else FORMAT
+        _require(version == FORMAT, "format", version, f"this version of mcn reads format {FORMAT}")
         fields = _fields(content, Record, "record")
-        return Record(**{**fields, "data": DataUsed(**_fields(fields["data"], DataUsed, "data"))})
+        data = DataUsed(**_fields(fields["data"], DataUsed, "data"))
+        return Record(**{**fields, "data": data, "hits": Hits(**_fields(fields["hits"], Hits, "hits"))})
     except MCNError as error:
         raise MCNError(f"{path}: {error}") from error
 

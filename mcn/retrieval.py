@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from mcn.config import EvalConfig, PretrainConfig, RetrieveConfig
-from mcn.data.datasets import Videos, load_videos
+from mcn.data.datasets import Videos
 from mcn.errors import MCNError
 from mcn.features import Features, extract_features, features_of
+from mcn.holdout import videos_of
 from mcn.nearest import nearest
 from mcn.network import MetaContrastiveNetwork
 
@@ -28,12 +29,14 @@ class Retrieval:
     """Result of a retrieval: accuracies in per cent by k, and the neighbours themselves.
 
     ``neighbours`` ``(queries, max k)`` int64 are rows of the gallery, nearest first; fewer columns where
-    the gallery has fewer readable videos, -1 in the row of a query that cannot be read.
+    the gallery has fewer readable videos, -1 in the row of a query that cannot be read. ``right``
+    ``(queries,)`` bool: whether the nearest has the query's class.
     """
 
     accuracy: dict[int, float]
     neighbours: Tensor
     queries: int
+    right: Tensor
 
 
 def retrieve(queries: Features, gallery: Features, top: tuple[int, ...] = (1, 5, 10, 20, 50)) -> Retrieval:
@@ -54,7 +57,7 @@ def retrieve(queries: Features, gallery: Features, top: tuple[int, ...] = (1, 5,
     asked = torch.tensor([names.get(name, -1) for name in queries.videos.classes])[queries.labels]
     hit = (gallery.labels[order] == asked[:, None]) & queries.readable[:, None]
     accuracy = {k: 100.0 * hit[:, :k].any(dim=1).double().mean().item() for k in top}
-    return Retrieval(accuracy, order, len(queries.x))
+    return Retrieval(accuracy, order, len(queries.x), hit[:, 0])
 
 
 def protocol(config: EvalConfig) -> str:
@@ -76,7 +79,7 @@ def labelled_lists(config: EvalConfig) -> tuple[Videos, Videos]:
 
     Raises :class:`~mcn.errors.MCNError` where one is missing, before a feature is computed.
     """
-    train, test = (load_videos(config.data, subset, config.split) for subset in ("train", "test"))
+    train, test = (videos_of(config, subset) for subset in ("train", "test"))
     for subset, videos in (("test", test), ("train", train)):
         if not len(videos):
             raise MCNError(
@@ -107,7 +110,7 @@ def nearest_neighbour_accuracy(
     """
     found = []
     for subset in ("train", "test"):
-        videos = load_videos(config.data, subset, config.split)
+        videos = videos_of(config, subset)
         if not len(videos) or not videos.labels:
             return None
         found.append(

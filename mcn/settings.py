@@ -61,6 +61,8 @@ class DataConfig:
     """Folder of the data set: UCF101, HMDB51, Kinetics-400, class folders, any videos, or prepared data."""
     split: Literal[1, 2, 3] = 1
     """Official split (row 56)."""
+    validation: bool = False
+    """Leave the test list alone: a fifth of the training list, whole source videos, is the test list."""
     reader: Literal["auto", "decord", "pyav"] = "auto"
     """Video decoder; auto takes decord where its frames are right, else PyAV."""
     frames: int = 32

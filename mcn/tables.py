@@ -16,7 +16,7 @@ import yaml
 
 from mcn._table_formats import FORMATS, Document, Grid, Part
 from mcn.errors import MCNError
-from mcn.results import Record, by_group, comparable, own_records, summary
+from mcn.results import TEST, Record, by_group, comparable, own_records, summary
 
 NOT_MEASURED = "Not measured here yet."
 
@@ -93,7 +93,8 @@ def paper_table(number: int) -> PaperTable:
 def render(number: int, format: str = "text", records: Sequence[Record] | None = None) -> str:
     """Table ``number`` as ``text`` (100 columns), ``markdown``, ``html`` or ``latex``.
 
-    ``records`` are the measured results to show; by default those of ``book/results``. In a notebook:
+    ``records`` are the measured results to show; by default those of ``book/results``. Those about held-out
+    training videos are no results and are left out. In a notebook:
     ``display(HTML(render(5, "html")))``. Raises :class:`~mcn.errors.MCNError` for a table that the paper
     does not have and for another format.
     """
@@ -101,7 +102,8 @@ def render(number: int, format: str = "text", records: Sequence[Record] | None =
         raise MCNError(f"unknown format {format!r}: one of {', '.join(FORMATS)}")
     table = paper_table(number)
     records = own_records() if records is None else records
-    return FORMATS[format](_document(table, [each for each in records if each.table == str(number)]))
+    shown = [each for each in records if each.table == str(number) and each.data.subset == TEST]
+    return FORMATS[format](_document(table, shown))
 
 
 def _document(table: PaperTable, records: Sequence[Record]) -> Document:

@@ -6,7 +6,8 @@ import pytest
 
 from mcn.data.datasets import Videos, load_videos
 from mcn.errors import MCNError
-from mcn.holdout import hold_out, part_of, source_of
+from mcn.holdout import hold_out, part_of, source_of, videos_of
+from mcn.settings import DataConfig
 
 LISTS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "splits"
 
@@ -60,6 +61,36 @@ def test_names_that_tell_their_source() -> None:
     assert len({source_of(name) for name in other}) == len(other)
 
 
+def test_a_scene_that_classes_share_is_held_out_in_all_of_them(action_data: Path) -> None:
+    videos = load_videos(action_data, "train")
+    kept, held = hold_out(videos, 0.3)
+    sides = [{Path(videos.names[row]).stem.split("_")[2] for row in rows} for rows in (kept, held)]
+    assert not sides[0] & sides[1]  # the scene is the group's, in every class
+    assert len(sides[1]) == 3
+    assert len(held) == 3 * 4
+
+
+def test_lists_for_validation_are_parts_of_the_training_list(own_data: Path) -> None:
+    train = load_videos(own_data, "train")
+    config = DataConfig(data=str(own_data), validation=True)
+    kept, held, every = (videos_of(config, subset) for subset in ("train", "test", "all"))
+    assert sorted(kept.names + held.names) == sorted(every.names) == sorted(train.names)
+    assert (len(kept), len(held)) == (24, 8)
+    # The same whatever the test list is, or if there is none.
+    for path in own_data.glob("splits/testlist*"):
+        path.unlink()
+    for path in own_data.glob("videos/*/*"):
+        if path.relative_to(own_data / "videos").as_posix() not in train.names:
+            path.unlink()
+    assert [videos_of(config, subset).names for subset in ("train", "test")] == [kept.names, held.names]
+
+
+def test_validation_needs_labels(tmp_path: Path, action_data: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(next(action_data.glob("videos/*/*.mp4")).read_bytes())
+    with pytest.raises(MCNError, match="no labels: --validation"):
+        videos_of(DataConfig(data=str(tmp_path), validation=True), "train")
+
+
 def test_videos_without_groups_are_their_own() -> None:
     names = tuple(f"a/{n}.mp4" for n in range(10)) + tuple(f"b/{n}.mp4" for n in range(10))
     kept, held = hold_out(Videos(Path(), names, (0,) * 10 + (1,) * 10, ("a", "b")), 0.2)
@@ -68,7 +99,7 @@ def test_videos_without_groups_are_their_own() -> None:
 
 def test_a_class_of_one_source_is_kept_whole() -> None:
     one, two = ucf_like(1, groups=1), ucf_like(2, groups=2)
-    with pytest.raises(MCNError, match=r"one source video a class.*--sweep"):
+    with pytest.raises(MCNError, match=r"one source video a class: nothing"):
         hold_out(one, 0.2)
     mixed = Videos(Path(), two.names[:4] + two.names[8:], (0,) * 4 + (1,) * 8, two.classes)
     _, held = hold_out(mixed, 0.2)

@@ -13,7 +13,9 @@ from scipy import stats
 
 from mcn._student import student_t
 from mcn.errors import MCNError
+from mcn.hits import hits_of
 from mcn.results import (
+    HELD_OUT,
     DataUsed,
     Record,
     by_group,
@@ -82,7 +84,7 @@ def test_measuring_again_replaces_and_another_setting_does_not(tmp_path: Path) -
 
 
 BAD = [
-    ("format", 2, "reads format 1"),
+    ("format", 1, "reads format 2"),
     ("table", 5, '"1" to "10"'),
     ("table", "11", '"1" to "10"'),
     ("row", "CL + BL", "small letters"),
@@ -100,7 +102,7 @@ BAD = [
     ("metrics", {"probe_top1": "61"}, "finite"),
     ("metrics", {"probe_top1": True}, "finite"),
     ("units", "", "one line of text"),
-    ("data", "UCF101", "name, split, train, test"),
+    ("data", "UCF101", "name, split, train, test, subset"),
     ("profile", "huge", "one of smoke, laptop, paper"),
     ("protocol", "two\nlines", "one line of text"),
     ("device", 3, "one line of text"),
@@ -112,6 +114,7 @@ BAD = [
     ("curve", {"loss": [1.0, math.inf]}, "finite"),
     ("curve", {"loss": [1.0], "step": [1, 2]}, "one length"),
     ("paper", 1, "true or false"),
+    ("hits", {}, "digest, sources, right"),
 ]
 
 
@@ -128,7 +131,8 @@ def test_what_a_field_cannot_be_is_one_line_that_names_it(name: str, value: Any,
 @pytest.mark.parametrize(
     ("change", "words"),
     [({"name": ""}, "data.name"), ({"split": 0}, "data.split"), ({"train": -1}, "data.train"),
-     ({"test": "503"}, "data.test"), ({"split": True}, "data.split")],
+     ({"test": "503"}, "data.test"), ({"split": True}, "data.split"),
+     ({"subset": "validation"}, "data.subset")],
 )  # fmt: skip
 def test_bad_data_is_named(change: dict[str, Any], words: str) -> None:
     with pytest.raises(MCNError, match=re.escape(words)):
@@ -154,7 +158,8 @@ def damaged(path: Path, damage: str) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [("torn", "not a record"), ("binary", "not a record"), ("list", "record is not a JSON object"),
-     ("data", "data lacks split, test, train"), ("value", "seed is '0'"), ("fields", "record lacks commit")],
+     ("data", "data lacks split, subset, test, train"), ("value", "seed is '0'"),
+     ("fields", "record lacks commit")],
 )  # fmt: skip
 def test_a_damaged_file_is_named_in_one_line(tmp_path: Path, damage: str, words: str) -> None:
     save_record(record(seed=1), tmp_path)
@@ -164,6 +169,34 @@ def test_a_damaged_file_is_named_in_one_line(tmp_path: Path, damage: str, words:
         load_records(tmp_path)
     assert str(said.value).startswith(f"{path}: {words}")
     assert "\n" not in str(said.value)
+
+
+def test_a_file_of_another_format_is_named(tmp_path: Path) -> None:
+    path = save_record(record(), tmp_path)
+    content = {**content_of(path), "format": 1}
+    del content["hits"], content["data"]["subset"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(MCNError, match=r"format is 1: this version of mcn reads format 2"):
+        load_records(tmp_path)
+
+
+def test_hits_are_kept_and_agree_with_the_metrics(tmp_path: Path) -> None:
+    names = [f"a/v_X_g{n // 4:02d}_c{n % 4:02d}.avi" for n in range(503)]
+    right = [n % 2 == 0 for n in range(503)]
+    hits = hits_of(names, {"probe_top1": right})
+    metrics = {"probe_top1": round(100 * 252 / 503, 4), "retrieval_top1": 1.0}
+    made = record(hits=hits, metrics=metrics)
+    save_record(made, tmp_path)
+    (loaded,) = load_records(tmp_path)
+    assert loaded.hits == hits
+    assert loaded.hits.of("probe_top1").tolist() == right
+    assert made.group == record().group  # hits are a result, not a setting
+    with pytest.raises(MCNError, match=r"metrics.probe_top1 is 50.2: its bits say 50.0994 per cent"):
+        record(hits=hits, metrics={"probe_top1": 50.2})
+    with pytest.raises(MCNError, match=r"metrics.probe_top1 is None"):
+        record(hits=hits, metrics={"retrieval_top1": 1.0})
+    with pytest.raises(MCNError, match=r"hits.sources.*a number for each of 503 test videos"):
+        record(hits=hits_of(names[:9], {}))
 
 
 def test_unknown_fields_are_refused(tmp_path: Path) -> None:
@@ -203,7 +236,8 @@ def test_only_the_seed_and_what_carries_a_run_out_may_differ_in_a_mean() -> None
     assert one.group == same.group
     for name, value in {
         "table": "1", "row": "mcn", "setting": {"probe": {**plain, "lr": 0.2}}, "units": "points",
-        "data": DataUsed("UCF101", 1, 9537, 3783), "profile": "paper", "protocol": "other",
+        "data": DataUsed("UCF101, 13 classes", 1, 1260, 503, HELD_OUT), "profile": "paper",
+        "protocol": "other",
         "device": "other", "paper": True,
     }.items():  # fmt: skip
         differing = dataclasses.replace(same, **{name: value})

@@ -318,7 +318,13 @@ def test_fig_4_shows_middle_frames_of_queries_and_answers(action_data: Path) -> 
     order = torch.arange(32).repeat(8, 1)
     order[0] = -1  # a query that could not be read
     figure = retrieval_sheet(
-        test, train, {"a": Retrieval({}, order, 8), "b": Retrieval({}, order.flip(1), 8)}, rows=3
+        test,
+        train,
+        {
+            "a": Retrieval({}, order, 8, torch.zeros(8, dtype=torch.bool)),
+            "b": Retrieval({}, order.flip(1), 8, torch.zeros(8, dtype=torch.bool)),
+        },
+        rows=3,
     )
     assert len(figure.axes) == 3 * (1 + 3 + 3)
     assert [axis.get_title() for axis in figure.axes[:7]] == ["query", "a: 1", "2", "3", "b: 1", "2", "3"]
@@ -336,7 +342,7 @@ def test_fig_4_shows_middle_frames_of_queries_and_answers(action_data: Path) -> 
         assert edge(axis) == (RIGHT if found == first else WRONG)
     order[:] = -1
     with pytest.raises(MCNError, match="nothing to draw"):
-        retrieval_sheet(test, train, {"a": Retrieval({}, order, 8)})
+        retrieval_sheet(test, train, {"a": Retrieval({}, order, 8, torch.zeros(8, dtype=torch.bool))})
 
 
 def test_a_contact_sheet_names_what_it_shows(lookup: RetrieveConfig, tmp_path: Path) -> None:
