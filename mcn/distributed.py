@@ -81,7 +81,7 @@ class Ranks:
         return {name: summed[name] for name in tensors}
 
     def gather(self, rows: Tensor, total: int) -> Tensor:
-        """The rows of all ranks in rank order; each has its part of ``total``, as :func:`mcn.shares.cut` cuts."""
+        """The rows of all ranks in rank order; each has its part of ``total`` (:func:`mcn.shares.cut`)."""
         if self.size == 1:
             return rows
         counts = [part.stop - part.start for part in cut(total, self.size)]
@@ -104,6 +104,15 @@ class Ranks:
         with _together():
             dist.all_gather_object(found, own)
         return found
+
+    def to_first(self, own: T) -> list[T]:
+        """On rank 0 what the other ranks give, in their order; on the others nothing."""
+        if self.size == 1:
+            return []
+        found: list[Any] | None = [None] * self.size if self.first else None
+        with _together():
+            dist.gather_object(own, found, dst=0)
+        return found[1:] if found else []
 
     def on_first(self, function: Callable[[], T]) -> T:
         """What ``function`` gives on rank 0, which alone calls it; what it raises is raised on all."""

@@ -24,6 +24,7 @@ from mcn.config import EvalConfig, FinetuneConfig, PretrainConfig, build
 from mcn.data.datasets import Videos, load_videos
 from mcn.data.loader import readable_videos
 from mcn.data.supervise import TIMEOUT
+from mcn.distributed import Ranks, part_of
 from mcn.errors import MCNError
 from mcn.feature_cache import FeatureCache, cache_key, video_keys, weights_hash
 from mcn.files import write_atomically
@@ -135,6 +136,7 @@ def extract_features(
     progress: str = "",
     cache: Path | None = None,
     share: tuple[int, int] = (0, 1),
+    ranks: Ranks = Ranks(),  # noqa: B008 - frozen
 ) -> Features:
     """One feature a video: backbone features of ``clips`` clips, averaged (see :mod:`mcn.clip_features`).
 
@@ -143,9 +145,10 @@ def extract_features(
 
     ``cache`` is a folder where features are kept as they are made (see :mod:`mcn.feature_cache`): what is
     in it is not made again. ``share`` ``(rank, world)`` makes only every ``world``-th video's, from
-    ``rank`` on; the rest are NaN unless another process has put them there already. Features of more than
-    a gibibyte lie in a temporary file, memory-mapped. Raises :class:`~mcn.errors.MCNError` where none of
-    the videos can be read, and for a share that cannot be.
+    ``rank`` on; the rest are NaN unless another process has put them there already. Of the ``ranks`` of one
+    run each makes its part of what is not kept yet, and the first gets all (the others what they made).
+    Features of more than a gibibyte lie in a temporary file, memory-mapped. Raises
+    :class:`~mcn.errors.MCNError` where none of the videos can be read, and for a share that cannot be.
     """
     rank, world = share
     if not 0 <= rank < world <= len(videos):
@@ -162,8 +165,8 @@ def extract_features(
         store = FeatureCache(cache, cache_key(weights_hash(network.backbone(VIEWS[view])), settings))
         keys = video_keys(videos, view)
     rows = _Rows(len(videos), cache)
-    wanted = rows.take(store, keys)
-    made = [index for index in wanted if index % world == rank]
+    wanted = [index for index in rows.take(store, keys) if index % world == rank]
+    made = part_of(ranks.on_first(lambda: wanted), ranks)  # the first has seen most: nobody wrote before it
 
     dataset = evaluation_clips(videos, view, **sizes, timeout=timeout)
     was_training = network.training
@@ -181,7 +184,8 @@ def extract_features(
         network.train(was_training)
         if store is not None:
             store.close()
-    if not rows.filled.any():
+    rows.gather(made, ranks)
+    if not ranks.on_first(rows.filled.any):
         raise MCNError(f"none of the {len(videos)} videos of {videos.folder} can be read")
     return Features(rows.finish(), videos)
 
@@ -191,10 +195,12 @@ def features_of(
     subset: str,
     network: MetaContrastiveNetwork | None = None,
     share: tuple[int, int] = (0, 1),
+    ranks: Ranks = Ranks(),  # noqa: B008 - frozen
 ) -> Features:
     """Features of one subset as a config describes them; joined views as :func:`join` joins them.
 
-    ``network`` is used instead of the config's checkpoints. See :func:`extract_features` for ``share``.
+    ``network`` is used instead of the config's checkpoints. See :func:`extract_features` for ``share`` and
+    ``ranks``.
     """
     device = choose_device(config.device)
     videos = load_videos(config.data, subset, config.split)
@@ -208,11 +214,15 @@ def features_of(
         extract_features(
             network or load_network(one, device)[0], videos,
             **clip_settings(one), workers=one.workers, max_bad=one.max_bad, device=device,
-            progress=f"features {subset}" if one.view == config.view else f"features {subset}, {one.view}",
-            cache=cache_folder(one), share=share,
+            progress=_bar(subset, one, config) if ranks.first else "",
+            cache=cache_folder(one), share=share, ranks=ranks,
         )
         for one in single_views(config)
     ])  # fmt: skip
+
+
+def _bar(subset: str, one: EvalConfig, config: EvalConfig) -> str:
+    return f"features {subset}" if one.view == config.view else f"features {subset}, {one.view}"
 
 
 def clip_settings(config: EvalConfig) -> dict[str, Any]:
@@ -283,6 +293,13 @@ class _Rows:
             if store is not None and key is not None and (row := store.get(key)) is not None:
                 self.put(index, row)
         return np.flatnonzero(~self.filled).tolist()
+
+    def gather(self, made: list[int], ranks: Ranks) -> None:
+        """On the first of several processes, put in what the others have made."""
+        own = [index for index in made if self.filled[index]]
+        for indices, x in ranks.to_first((own, self._x[own])):
+            for index, row in zip(indices, x, strict=True):
+                self.put(index, row)
 
     def _room(self, shape: tuple[int, int]) -> NDArray[np.float32]:
         if 4 * shape[0] * shape[1] <= _IN_MEMORY:

@@ -63,8 +63,8 @@ def choose_way(kept: int, memory: int, *, graphs: int = 1, chained: bool = True)
 
     ``kept`` is what one support loss keeps for its gradient, ``memory`` what the device has, both in
     bytes. ``fast`` holds about twice that for each of its ``graphs`` (inner steps times support shares),
-    and as much again for the query. Where that is more than :data:`SHARE` of the memory, the choice is ``lean``, or ``balanced`` for a loss
-    that is not a chain of blocks.
+    and as much again for the query. Where that is more than :data:`SHARE` of the memory, the choice is
+    ``lean``, or ``balanced`` for a loss that is not a chain of blocks.
 
     >>> choose_way(100, 1000), choose_way(300, 1000), choose_way(300, 1000, chained=False)
     ('fast', 'lean', 'balanced')
