@@ -168,11 +168,13 @@ def extract_features(
     wanted = [index for index in rows.take(store, keys) if index % world == rank]
     made = part_of(ranks.on_first(lambda: wanted), ranks)  # the first has seen most: nobody wrote before it
 
+    if not made:  # nothing to start workers and a bar for
+        workers, progress = 0, ""
     dataset = evaluation_clips(videos, view, **sizes, timeout=timeout)
     was_training = network.training
     network.eval()
     try:
-        for index, raw in readable_videos(dataset, workers, max_bad, progress, made) if made else ():
+        for index, raw in readable_videos(dataset, workers, max_bad, progress, made, ranks):
             row = video_feature(
                 network, raw, size=size, view=view, crops=crops, feature=feature,
                 batch_size=batch_size, device=device,

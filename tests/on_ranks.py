@@ -1,17 +1,23 @@
 """Functions on several ranks: processes that meet as those of ``torchrun`` do, on this machine."""
 
+import dataclasses
+import io
 import os
+import signal
 import socket
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mcn import distributed
+from mcn.cli import main
 from mcn.config import PretrainConfig, build, load_preset
 from mcn.data.loader import Clip
 from mcn.data.plan import Request, Step, share_of
+from mcn.errors import MCNError
 from mcn.pretrain import Pretraining
 
 VIDEOS = 24
@@ -88,6 +94,27 @@ def _trained(changes: dict[str, Any], steps: int) -> dict[str, Any]:
 
 
 def _double(batch: Any) -> Any:
-    import dataclasses
-
     return dataclasses.replace(batch, view1=batch.view1.double(), view2=batch.view2.double())
+
+
+def command(arguments: list[str], failing: str = "", rank: int = 1) -> tuple[int, str, str]:
+    """Exit status, output and errors of a command; ``failing`` says how a rank dies at its third step."""
+    output, errors = io.StringIO(), io.StringIO()
+    if failing and os.environ["RANK"] == str(rank):
+        _die_at_the_third_step(failing)
+    with redirect_stdout(output), redirect_stderr(errors):
+        status = main(arguments)
+    return status, output.getvalue(), errors.getvalue()
+
+
+def _die_at_the_third_step(how: str) -> None:
+    step = Pretraining.step
+
+    def dying(self: Pretraining, *args: Any) -> dict[str, float]:
+        if args[2] == 2:
+            if how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise (MCNError("the disk is on fire") if how == "error" else KeyError("no such thing"))
+        return step(self, *args)
+
+    Pretraining.step = dying  # type: ignore[method-assign]
