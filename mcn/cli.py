@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
+from mcn._cores import processes
 from mcn._flags import refusal
 from mcn._version import __version__
 from mcn.commands import COMMANDS
@@ -131,9 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mcn: unknown command {name!r}: one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     threading.excepthook = _quiet_thread
-    many = int(os.environ.get("WORLD_SIZE") or 1) > 1
     try:
-        return _run_on_ranks(name, rest) if many else _run(name, rest)
+        return _run_on_ranks(name, rest) if processes() > 1 else _run(name, rest)
     except MCNError as error:
         print(f"mcn {name}: {error}", file=sys.stderr)
         return 1
@@ -151,7 +151,7 @@ def _quiet_thread(failure: threading.ExceptHookArgs) -> None:
 
 def _run_on_ranks(name: str, arguments: Sequence[str]) -> int:
     """A command in a process that is one of several: the first shows results, the first to fail says why."""
-    from mcn.distributed import asked_for, leave, speaks
+    from mcn.distributed import asked_for, leave_ranks, speaks
 
     ranks = asked_for()
     if name in _STARTS_RUNS and ranks.first:
@@ -161,7 +161,7 @@ def _run_on_ranks(name: str, arguments: Sequence[str]) -> int:
     with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stdout if ranks.first else nowhere):
         try:
             status = _run(name, arguments, silent=not ranks.first)
-            leave()
+            leave_ranks()
             return status
         except Exception as error:
             if speaks():

@@ -32,6 +32,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
+from mcn._cores import processes
 from mcn.errors import MCNError
 from mcn.files import first_line
 from mcn.shares import cut
@@ -114,6 +115,14 @@ class Ranks:
             dist.gather_object(own, found, dst=0)
         return found[1:] if found else []
 
+    def part(self, wanted: Sequence[int]) -> list[int]:
+        """Every ``size``-th of a list, from ``rank`` on: what one rank does of work without order.
+
+        >>> Ranks(1, 2).part([3, 4, 7, 9, 12])
+        [4, 9]
+        """
+        return list(wanted[self.rank :: self.size])
+
     def on_first(self, function: Callable[[], T]) -> T:
         """What ``function`` gives on rank 0, which alone calls it; what it raises is raised on all."""
         if self.size == 1:
@@ -178,7 +187,7 @@ def _number(name: str, default: int) -> int:
 
 def asked_for() -> Ranks:
     """What ``torchrun`` says of this process, whether or not it has met the others yet."""
-    size = _number("WORLD_SIZE", 1)
+    size = processes()
     return Ranks(_number("RANK", 0), size, _number("LOCAL_WORLD_SIZE", size))
 
 
@@ -210,7 +219,7 @@ def own_device(name: str) -> str:
 _met: Any = None  # the store through which the ranks have met
 
 
-def join(device: str = "auto", out: str = "x") -> Ranks:
+def join_ranks(device: str = "auto", out: str = "x") -> Ranks:
     """Meet the other processes that ``torchrun`` has started; a run of one process meets nobody.
 
     ``device`` and ``out`` are the run's settings. Raises :class:`~mcn.errors.MCNError` where the others do
@@ -239,7 +248,7 @@ def join(device: str = "auto", out: str = "x") -> Ranks:
     return ranks
 
 
-def leave() -> None:
+def leave_ranks() -> None:
     """Part from the other processes, at the end of a run."""
     global _met
     if dist.is_initialized():
@@ -256,12 +265,3 @@ def speaks() -> bool:
         return _met.add(tries, 1) == 1
     except RuntimeError:  # where they met is gone as well
         return True
-
-
-def part_of(wanted: Sequence[int], ranks: Ranks) -> list[int]:
-    """Every ``size``-th of a list, from ``rank`` on: what one rank does of work without order.
-
-    >>> part_of([3, 4, 7, 9, 12], Ranks(1, 2))
-    [4, 9]
-    """
-    return list(wanted[ranks.rank :: ranks.size])

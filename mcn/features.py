@@ -24,7 +24,7 @@ from mcn.config import EvalConfig, FinetuneConfig, PretrainConfig, build
 from mcn.data.datasets import Videos, load_videos
 from mcn.data.loader import readable_videos
 from mcn.data.supervise import TIMEOUT
-from mcn.distributed import Ranks, part_of
+from mcn.distributed import Ranks, join_ranks
 from mcn.errors import MCNError
 from mcn.feature_cache import FeatureCache, cache_key, video_keys, weights_hash
 from mcn.files import write_atomically
@@ -157,6 +157,8 @@ def extract_features(
         )
     sizes = {"frames": frames, "stride": stride, "clips": clips, "reader": reader}
     settings = {**sizes, "size": size, "view": view, "crops": crops, "feature": feature}
+    if world > 1 and ranks.size > 1:
+        raise MCNError(f"--rank {rank} --world {world}: torchrun has said it already, leave both out")
     if world > 1 and cache is None:
         raise MCNError(f"--world {world}: shares meet in a folder of kept features, give --cache one")
     store: FeatureCache | None = None
@@ -166,7 +168,7 @@ def extract_features(
         keys = video_keys(videos, view)
     rows = _Rows(len(videos), cache)
     wanted = [index for index in rows.take(store, keys) if index % world == rank]
-    made = part_of(ranks.on_first(lambda: wanted), ranks)  # the first has seen most: nobody wrote before it
+    made = ranks.part(ranks.on_first(lambda: wanted))  # the first has seen most: nobody wrote before it
 
     if not made:  # nothing to start workers and a bar for
         workers, progress = 0, ""
@@ -315,6 +317,21 @@ class _Rows:
     def finish(self) -> Tensor:
         self._x[~self.filled] = np.nan
         return torch.from_numpy(self._x)
+
+
+def write_features(config: EvalConfig, subset: str, path: Path, share: tuple[int, int] = (0, 1)) -> str:
+    """Make a subset's features and write them to ``path``; a share of them is only kept. Gives what to say.
+
+    Under ``torchrun`` all processes make them, and the first writes.
+    """
+    ranks = join_ranks(config.device)
+    features = features_of(config, subset, share=share, ranks=ranks)
+    if share[1] > 1:
+        made = int(features.readable.sum())
+        return f"{made} of {len(features.x)} videos have features; without --rank this writes {path}"
+    if ranks.first:
+        save_features(features, path)
+    return f"{path}: features {tuple(features.x.shape)} of {len(features.x)} videos ({subset})"
 
 
 def save_features(features: Features, path: Path) -> None:

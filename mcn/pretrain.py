@@ -17,7 +17,7 @@ from mcn.bank import FeatureBank, draw_negatives
 from mcn.config import PretrainConfig
 from mcn.data.datasets import load_videos
 from mcn.data.loader import Clip, clip_views
-from mcn.distributed import Ranks, join
+from mcn.distributed import Ranks, join_ranks
 from mcn.errors import MCNError
 from mcn.features import network_from_config
 from mcn.lean import Block
@@ -306,7 +306,7 @@ def pretrain(config: PretrainConfig) -> Path:
     Raises :class:`~mcn.errors.MCNError` for what the user can mend: a wrong folder, too many
     unreadable videos, a loss that is not finite (the last good checkpoint is kept), a full disk.
     """
-    ranks = join(config.device, config.out)
+    ranks = join_ranks(config.device, config.out)
     config = shares_for(config, ranks, "FCM compares videos")
     if config.task == "share" and config.order == "none":
         raise MCNError("--task share: with --order none there is no inner update, so there are no tasks")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mcn.config import EvalConfig, PretrainConfig, RetrieveConfig
 from mcn.data.datasets import Videos, load_videos
-from mcn.distributed import Ranks
+from mcn.distributed import Ranks, join_ranks
 from mcn.errors import MCNError
 from mcn.features import Features, extract_features, features_of
 from mcn.nearest import nearest
@@ -94,9 +94,10 @@ def labelled_lists(config: EvalConfig) -> tuple[Videos, Videos]:
 
 def run_retrieval(config: RetrieveConfig) -> Retrieval:
     """Extract both lists' features and rank them; see :func:`labelled_lists`."""
+    ranks = join_ranks(config.device)
     labelled_lists(config)
-    gallery = features_of(config, "train")
-    return retrieve(features_of(config, "test"), gallery, config.ks)
+    gallery, queries = (features_of(config, subset, ranks=ranks) for subset in ("train", "test"))
+    return ranks.on_first(lambda: retrieve(queries, gallery, config.ks))
 
 
 def nearest_neighbour_accuracy(

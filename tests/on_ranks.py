@@ -52,7 +52,7 @@ def _rank(rank: int, size: int, port: int, folder: Path, function: Any, args: An
     os.environ.update({name: str(value) for name, value in {**numbers, **places}.items()})
     torch.set_num_threads(1)
     torch.save(function(*args), folder / f"{rank}.pt")
-    distributed.leave()
+    distributed.leave_ranks()
 
 
 def clips(videos: list[int], seed: int) -> list[Clip]:
@@ -69,7 +69,7 @@ def trained_in_double(settings: list[dict[str, Any]], steps: int = 3) -> list[di
 
 
 def _trained(changes: dict[str, Any], steps: int) -> dict[str, Any]:
-    ranks = distributed.join("cpu")
+    ranks = distributed.join_ranks("cpu")
     config = build(PretrainConfig, {**load_preset("smoke", "pretrain"), "device": "cpu", **changes})
     training = Pretraining(config, VIDEOS, "cpu", ranks)
     training.network.double()
@@ -118,3 +118,8 @@ def _die_at_the_third_step(how: str) -> None:
         return step(self, *args)
 
     Pretraining.step = dying  # type: ignore[method-assign]
+
+
+def commands(each: list[list[str]]) -> list[tuple[int, str, str]]:
+    """Several commands, one after the other."""
+    return [command(arguments) for arguments in each]

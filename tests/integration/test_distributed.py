@@ -2,14 +2,20 @@
 
 import json
 import signal
+import sys
+import time
 from pathlib import Path
+from subprocess import Popen
+from subprocess import run as run_to_end
 from typing import Any
 
+import numpy as np
+import psutil
 import pytest
 import torch
-from on_ranks import command, on_ranks, start_on_ranks, trained_in_double
+from on_ranks import command, commands, on_ranks, start_on_ranks, trained_in_double
 
-from mcn.checkpoint import load_checkpoint
+from mcn.checkpoint import latest_checkpoint, load_checkpoint
 
 PLAIN = {"order": "exact", "method": "fast", "negatives": 8}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -145,4 +151,98 @@ def test_what_does_not_go_together_is_said_once(
     assert named in said[0]
     assert said[0].count("\n") == 1
     assert all(status > 0 for status, *_ in found)
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluations_on_ranks_are_the_evaluations(
+    processes: Any, trained: Path, action_data: Path, tmp_path: Path
+) -> None:
+    """Fine-tuning, both probes, retrieval and features: the same words, numbers and files."""
+
+    def asked(out: Path) -> list[list[str]]:
+        fixed = f"--preset smoke --data {action_data} --threads 1 --device cpu --cache {out}/kept".split()
+        start = ["--checkpoint", str(trained), "--clips", "2"]
+        train = ["--epochs", "1", "--batch_size", "6", "--shares", "2"]
+        headline = ["--recipe", "headline", "--sweep", "[0.001,0.1]"]
+        alone = ["features", str(action_data), "--preset", "smoke", "--cache", "none"]
+        return [
+            ["finetune", *fixed[:-2], *start, *train, "--out", f"{out}/finetune"],
+            ["probe", *fixed, *start, *train, *headline, "--out", f"{out}/head"],
+            ["probe", *fixed, *start, "--out", f"{out}/quick"],
+            ["retrieve", *fixed, *start, "--out", f"{out}/retrieve"],
+            [*alone, *start, "-o", f"{out}/all.npz"],
+        ]  # fmt: skip
+
+    run, reference = tmp_path / "run", tmp_path / "reference"
+    found = on_ranks(processes, 2, tmp_path / "ranks", commands, asked(run))
+    expected = commands(asked(reference))
+    for number, (first, second, alone) in enumerate(zip(*found, expected, strict=True)):
+        name = asked(run)[number][0]
+        assert (first[0], second[0], alone[0]) == (0, 0, 0), (name, first[2], second[2])
+        assert first[1].replace(str(run), str(reference)) == alone[1], name
+        assert second[1:] == ("", ""), name
+    for folder in ("finetune", "head", "head/sweep"):
+        assert_same_records(run / folder, reference / folder)
+    for file in ("finetune/test.json", "head/test.json", "head/sweep.json", "head/confusion.csv"):
+        assert (run / file).read_text() == (reference / file).read_text(), file
+    arrays = [np.load(folder / "all.npz") for folder in (run, reference)]
+    assert all(np.array_equal(arrays[0][name], arrays[1][name]) for name in arrays[1])
+    kept = [sum(path.stat().st_size for path in (f / "kept").rglob("*.bin")) for f in (run, reference)]
+    assert kept[0] >= kept[1] > 1000  # a header for each process that wrote
+
+
+@pytest.mark.slow
+def test_torchrun_starts_again_after_kill_9(action_data: Path, tmp_path: Path) -> None:
+    """A rank is killed twice; the run goes on from its checkpoints, and ends as one that never was."""
+    run, reference = tmp_path / "run", tmp_path / "reference"
+    more = ("--epochs", "5")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    mcn = ["--max-restarts", "3", "-m", "mcn", *flags(action_data, run, *more)]
+    with (tmp_path / "errors").open("w+") as errors, Popen([*torchrun, *mcn], stderr=errors) as process:
+        for number, steps in enumerate((4, 11)):
+            while len(logged(run)) < steps and process.poll() is None:
+                time.sleep(0.01)
+            rank_of(process.pid, number).kill()
+            before = latest_checkpoint(run / "checkpoints")
+            assert before is not None
+            while len(logged(run)) >= steps and process.poll() is None:  # until it has gone back
+                time.sleep(0.01)
+        process.wait(300)
+        errors.seek(0)
+        assert process.returncode == 0, errors.read()
+    assert command(flags(action_data, reference, *more, "--shares", "2"))[0] == 0
+    assert len(logged(run)) == 20
+    assert_same_records(run, reference)
+
+
+def logged(run: Path) -> list[str]:
+    path = run / "metrics.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def rank_of(torchrun: int, rank: int) -> psutil.Process:
+    for process in psutil.Process(torchrun).children():
+        if process.environ().get("RANK") == str(rank):
+            return process
+    raise AssertionError(f"no rank {rank}")
+
+
+@pytest.mark.slow
+def test_torchrun_says_what_failed_and_where(action_data: Path, tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    again = [*torchrun, "--max-restarts", "1", "-m", "mcn", *flags(action_data, tmp_path / "run")]
+    at = again.index("--out")
+    for arguments, told in (
+        (again[:at] + again[at + 2 :], "torchrun --max-restarts starts a run again in the same folder"),
+        ([*torchrun, "-m", "mcn", "demo"], "starts its runs itself: start it without torchrun"),
+        ([*torchrun, "-m", "mcn", *flags(tmp_path, tmp_path / "run")], f"{tmp_path}"),
+    ):
+        done = run_to_end(arguments, capture_output=True, text=True, cwd=tmp_path)
+        said = [line for line in done.stderr.splitlines() if line.startswith("mcn ")]
+        assert done.returncode == 1
+        assert len(said) == (2 if "--max-restarts" in arguments else 1)  # once each time it is started
+        assert told in said[0]
+    table = run_to_end([*torchrun, "-m", "mcn", "table", "2"], capture_output=True, text=True)
+    assert table.returncode == 0
+    assert table.stdout.count("Table 2") == 1
     assert not (tmp_path / "run").exists()
