@@ -20,12 +20,15 @@ from mcn.clip_features import CROPS, VIEWS, evaluation_clips, evaluation_crops, 
 from mcn.config import FinetuneConfig, ProbeConfig
 from mcn.data.datasets import Videos
 from mcn.data.loader import Clip, clip_views, readable_videos
+from mcn.distributed import Ranks
 from mcn.errors import MCNError
 from mcn.features import load_network
-from mcn.loop import checked_steps, train
+from mcn.loop import checked_steps, shares_for, train
 from mcn.metrics import Evaluation, Tally
+from mcn.network import running_statistics
 from mcn.optim import check_finite, parameter_groups
 from mcn.run import RunFolder, choose_device, seed_everything, seed_for
+from mcn.shares import WeightedSum, in_cut
 from mcn.starting_points import classifier_backbone
 
 Config = FinetuneConfig | ProbeConfig
@@ -132,8 +135,10 @@ class Classification:
         *,
         frozen: bool = False,
         penalties: Sequence[float] = (),
+        ranks: Ranks = Ranks(),  # noqa: B008 - frozen
     ) -> None:
         self.config, self.start, self.head, self.device = config, start, head, device
+        self.ranks, self.shares = ranks, config.shares or ranks.size  # of a batch, over all processes
         self.classes = list(videos.classes)
         self.penalties = tuple(penalties) or (config.weight_decay,)
         width = int(start.backbone.out_features)  # type: ignore[arg-type]
@@ -154,25 +159,56 @@ class Classification:
 
     def step(self, support: list[Clip], query: list[Clip], number: int, lr: float) -> dict[str, float]:
         """One step of cross-entropy on ``query``; there is no support stage here."""
-        torch.manual_seed(seed_for(self.config.seed, "dropout", number))
-        view = self.config.view
-        second = "residual" if view == "rgb" else view
-        *views, index = clip_views(query, self.config.size, second, self.device)
-        return self.learn(views[VIEWS[view]], self.labels[index], lr)
+        return self._learn(self._shares(query, number), lr)
 
     def learn(self, clip: Tensor, labels: Tensor, lr: float) -> dict[str, float]:
         """Move by one batch, the network's input and classes ``(B,)``; gives the heads' mean numbers."""
-        logits = self.model(clip)
-        # Heads share no parameter that moves, so the sum's gradient is each one's own.
-        loss = torch.stack([F.cross_entropy(each, labels) for each in logits]).sum()
-        self.optimizer.zero_grad()
-        loss.backward()
-        check_finite(loss, [p.grad for p in self.model.parameters() if p.grad is not None])
+        return self._learn(iter([(clip, labels, 1.0)]), lr)
+
+    def _shares(self, clips: list[Clip], number: int) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """This process's shares of step ``number``: the network's input, classes, weight in the batch."""
+        config = self.config
+        own = self.shares // self.ranks.size
+        first = self.ranks.rank * own
+        second = "residual" if config.view == "rgb" else config.view
+        for share, (part, weight) in enumerate(in_cut(config.batch_size, self.shares, first, own), first):
+            torch.manual_seed(seed_for(config.seed, "dropout", number, *([share] if share else [])))
+            *views, index = clip_views(clips[part], config.size, second, self.device)
+            yield views[VIEWS[config.view]], self.labels[index], weight
+
+    def _learn(self, shares: Iterator[tuple[Tensor, Tensor, float]], lr: float) -> dict[str, float]:
+        """Move by the mean gradient of all processes' shares, one at a time; gives their mean numbers."""
+        moving = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        before = running_statistics(self.model)
+        gradients, left = WeightedSum(), WeightedSum()
+        for clip, labels, weight in shares:
+            self._set_statistics(before)  # each share goes on from the same ones
+            logits = self.model(clip)
+            # Heads share no parameter that moves, so the sum's gradient is each one's own.
+            loss = torch.stack([F.cross_entropy(each, labels) for each in logits]).sum()
+            parts = torch.autograd.grad(loss, tuple(moving.values()))
+            gradients.add(dict(zip(moving, parts, strict=True)), weight)
+            right = (logits.argmax(-1) == labels).to(loss.dtype).mean()
+            numbers = {"loss": loss.detach() / len(logits), "top1": 100 * right}
+            left.add({**numbers, **running_statistics(self.model)}, weight)
+        gradient, left_behind = self.ranks.reduce(gradients.total), self.ranks.reduce(left.total)
+        numbers = {name: left_behind.pop(name) for name in ("loss", "top1")}
+        self._set_statistics(before)
+        check_finite(numbers["loss"], gradient.values())
+        for name, parameter in moving.items():
+            parameter.grad = gradient[name]
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
-        right = (logits.argmax(-1) == labels).float().mean().item()
-        return {"loss": loss.item() / len(logits), "top1": 100 * right}
+        self.optimizer.zero_grad()
+        self._set_statistics(left_behind)
+        return {name: value.item() for name, value in numbers.items()}
+
+    @torch.no_grad()
+    def _set_statistics(self, statistics: dict[str, Tensor]) -> None:
+        buffers = dict(self.model.named_buffers())
+        for name, value in statistics.items():
+            buffers[name].copy_(value)
 
     def watch(self, epoch: int) -> dict[str, float]:
         """Nothing: the test list is looked at once, at the end (row 42)."""
@@ -197,23 +233,30 @@ class Classification:
 
 
 def fit(
-    config: Config, videos: Videos, head: dict[str, Any], *, after: Path | None = None, **how: Any
+    config: Config,
+    videos: Videos,
+    head: dict[str, Any],
+    ranks: Ranks = Ranks(),  # noqa: B008 - frozen
+    *,
+    after: Path | None = None,
+    **how: Any,
 ) -> tuple[RunFolder, Classification]:
     """Train a classifier to the end, continuing where a run in the same folder stopped.
 
     ``how`` goes to :class:`Classification`. What is wrong with the start is said before a folder is made;
     a run that is continued needs nothing but its own checkpoint. ``after`` is a run whose frozen backbone
-    is taken instead of the config's.
+    is taken instead of the config's. Of several ``ranks`` each computes its shares of every batch.
     """
     if not videos.labels:
         raise MCNError(f"{config.data} has no labels: put the videos into one folder a class")
+    config = shares_for(config, ranks, "BatchNorm compares videos" if head.get("normalise") else "")
     checked_steps(len(videos), config.batch_size, stages=False)
     known = (latest_checkpoint(Path(config.out) / "checkpoints") if config.out else None) or after
     start = None if known else starting_point(config, choose_device(config.device))
-    run = RunFolder(config, "probe" if isinstance(config, ProbeConfig) else "finetune")
+    run = RunFolder(config, "probe" if isinstance(config, ProbeConfig) else "finetune", ranks)
     if start is None:
         start = continued(run.resumed or str(after), run.device)
-    training = Classification(config, videos, start, head, run.device, **how)
+    training = Classification(config, videos, start, head, run.device, ranks=ranks, **how)
     print(f"start: {start.origin}")
     train(training, run, videos, config, flow=config.view if is_flow(config.view) else None)
     return run, training
@@ -246,11 +289,17 @@ def clip_probabilities(model: nn.Module, raw: Tensor, config: Config, device: to
 
 
 def evaluate(
-    model: Classifier, videos: Videos, config: Config, device: torch.device, progress: str = "test"
+    model: Classifier,
+    videos: Videos,
+    config: Config,
+    device: torch.device,
+    progress: str = "test",
+    ranks: Ranks = Ranks(),  # noqa: B008 - frozen
 ) -> list[Evaluation]:
     """Accuracies of each head on a list: per clip, and per video by the mean softmax over its clips.
 
-    Unreadable videos are named, counted against ``max_bad``, and wrong. The model is left in eval mode.
+    Unreadable videos are named, counted against ``max_bad``, and wrong. The model is left in eval mode. Of
+    several ``ranks`` each looks at its part of the list, and all give the same.
     """
     model.eval()
     dataset = evaluation_clips(
@@ -262,16 +311,23 @@ def evaluate(
         reader=config.reader,
         timeout=config.read_timeout,
     )
+    own = ranks.part(range(len(videos)))
+    shown = progress if ranks.first else ""
+    seen = readable_videos(dataset, config.workers, config.max_bad, shown, own, ranks)
     tallies = [Tally(videos.labels, videos.classes) for _ in model.heads]
-    for index, raw in readable_videos(dataset, config.workers, config.max_bad, progress):
+    for index, raw in seen:
         for tally, clips in zip(tallies, clip_probabilities(model, raw, config, device), strict=True):
             tally.add(index, clips)
+    for others in ranks.objects(tallies):
+        for tally, other in zip(tallies, others, strict=True):
+            tally.take(other)
     return [tally.evaluation() for tally in tallies]
 
 
 def report(run: RunFolder, found: Evaluation, **more: Any) -> None:
     """Keep a run's result: ``test.json``, and the tables of :meth:`mcn.metrics.Evaluation.save`."""
-    found.save(run.path)
+    if run.ranks.first:
+        found.save(run.path)
     run.write_json("test.json", {**found.summary(), **more})
 
 

@@ -6,6 +6,7 @@ standard error and exit status 1 (2 for a bad flag).
 """
 
 import dataclasses
+import os
 import sys
 import threading
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
+from mcn._cores import processes
 from mcn._flags import refusal
 from mcn._version import __version__
 from mcn.commands import COMMANDS
@@ -25,6 +27,9 @@ from mcn.config import load_preset, presets
 from mcn.errors import MCNError
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+_ON_RANKS = ("pretrain", "finetune", "probe", "retrieve", "features")  # the rest the first rank does alone
+_STARTS_RUNS = ("ablate", "demo")
 
 _EPILOG = "Protocol rows are explained in the book's appendix, what the paper leaves open."
 
@@ -128,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     threading.excepthook = _quiet_thread
     try:
-        return _run(name, rest)
+        return _run_on_ranks(name, rest) if processes() > 1 else _run(name, rest)
     except MCNError as error:
         print(f"mcn {name}: {error}", file=sys.stderr)
         return 1
@@ -144,14 +149,38 @@ def _quiet_thread(failure: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(failure)
 
 
-def _run(name: str, arguments: Sequence[str]) -> int:
+def _run_on_ranks(name: str, arguments: Sequence[str]) -> int:
+    """A command in a process that is one of several: the first shows results, the first to fail says why."""
+    from mcn.distributed import asked_for, leave_ranks, speaks
+
+    ranks = asked_for()
+    if name in _STARTS_RUNS and ranks.first:
+        raise MCNError("starts its runs itself: start it without torchrun")
+    if name not in _ON_RANKS and not ranks.first:
+        return 0
+    with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stdout if ranks.first else nowhere):
+        try:
+            status = _run(name, arguments, silent=not ranks.first)
+            leave_ranks()
+            return status
+        except Exception as error:
+            if speaks():
+                reason = str(error) if isinstance(error, MCNError) else repr(error)
+                print(f"mcn {name}: rank {ranks.rank} of {ranks.size}: {reason}", file=sys.stderr)
+            if isinstance(error, MCNError):
+                return 1
+            raise
+
+
+def _run(name: str, arguments: Sequence[str], *, silent: bool = False) -> int:
     command = COMMANDS[name]
     try:
         args = _parse(name, arguments)
     except MCNError:
         raise
     except Exception as error:  # jsonargparse raises several types for one thing: a bad flag
-        print(refusal(" ".join(str(error).split()), command_parser(name)), file=sys.stderr)
+        if not silent:
+            print(refusal(" ".join(str(error).split()), command_parser(name)), file=sys.stderr)
         return 2
     config = None
     if command.config is not None:

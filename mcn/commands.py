@@ -10,6 +10,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, Literal
 
+from mcn._cores import is_first
 from mcn.config import (
     AblateConfig,
     AttendConfig,
@@ -73,7 +74,8 @@ def _retrieve(config: RetrieveConfig, args: Any) -> None:
     from mcn.retrieval import protocol, run_retrieval
 
     if args.query:
-        _look_up(config, args)
+        if is_first():  # one file, or a folder's features once: the first process does it alone
+            _look_up(config, args)
         return
     result = run_retrieval(config)
     shown = ", ".join(f"top-{k} {value:.1f} %" for k, value in result.accuracy.items())
@@ -109,21 +111,17 @@ def _fig_4(config: RetrieveConfig, args: Any, result: Any) -> None:
     if args.beside:
         checkpoint = "" if args.beside == "untrained" else args.beside
         found = {args.beside: run_retrieval(dataclasses.replace(config, checkpoint=checkpoint)), **found}
+    if not is_first():
+        return
     test, train = (videos_of(config, subset) for subset in ("test", "train"))
     print(f"sheet:     {save_sheet(retrieval_sheet(test, train, found), Path(args.sheet))}")
 
 
 def _features(config: EvalConfig, args: Any) -> None:
-    from mcn.features import features_of, save_features
+    from mcn.features import write_features
 
     config = dataclasses.replace(config, data=args.folder)
-    features = features_of(config, args.subset, share=(args.rank, args.world))
-    if args.world > 1:
-        made = int(features.readable.sum())
-        print(f"{made} of {len(features.x)} videos have features; without --rank this writes {args.output}")
-        return
-    save_features(features, Path(args.output))
-    print(f"{args.output}: features {tuple(features.x.shape)} of {len(features.x)} videos ({args.subset})")
+    print(write_features(config, args.subset, Path(args.output), (args.rank, args.world)))
 
 
 def _attend(config: AttendConfig, args: Any) -> None:
@@ -196,6 +194,8 @@ def _record(
     """Keep a result in a run folder, with the settings and versions it was made with."""
     from mcn.run import RunFolder
 
+    if not is_first():
+        return
     run = RunFolder(config, command)
     run.rewind_metrics(0)
     run.log(1, **result)

@@ -24,6 +24,7 @@ from mcn.config import EvalConfig, FinetuneConfig, PretrainConfig, build
 from mcn.data.datasets import Videos
 from mcn.data.loader import readable_videos
 from mcn.data.supervise import TIMEOUT
+from mcn.distributed import Ranks, join_ranks
 from mcn.errors import MCNError
 from mcn.feature_cache import FeatureCache, cache_key, video_keys, weights_hash
 from mcn.files import write_atomically
@@ -136,6 +137,7 @@ def extract_features(
     progress: str = "",
     cache: Path | None = None,
     share: tuple[int, int] = (0, 1),
+    ranks: Ranks = Ranks(),  # noqa: B008 - frozen
 ) -> Features:
     """One feature a video: backbone features of ``clips`` clips, averaged (see :mod:`mcn.clip_features`).
 
@@ -144,9 +146,10 @@ def extract_features(
 
     ``cache`` is a folder where features are kept as they are made (see :mod:`mcn.feature_cache`): what is
     in it is not made again. ``share`` ``(rank, world)`` makes only every ``world``-th video's, from
-    ``rank`` on; the rest are NaN unless another process has put them there already. Features of more than
-    a gibibyte lie in a temporary file, memory-mapped. Raises :class:`~mcn.errors.MCNError` where none of
-    the videos can be read, and for a share that cannot be.
+    ``rank`` on; the rest are NaN unless another process has put them there already. Of the ``ranks`` of one
+    run each makes its part of what is not kept yet, and the first gets all (the others what they made).
+    Features of more than a gibibyte lie in a temporary file, memory-mapped. Raises
+    :class:`~mcn.errors.MCNError` where none of the videos can be read, and for a share that cannot be.
     """
     rank, world = share
     if not 0 <= rank < world <= len(videos):
@@ -155,6 +158,8 @@ def extract_features(
         )
     sizes = {"frames": frames, "stride": stride, "clips": clips, "reader": reader}
     settings = {**sizes, "size": size, "view": view, "crops": crops, "feature": feature}
+    if world > 1 and ranks.size > 1:
+        raise MCNError(f"--rank {rank} --world {world}: torchrun has said it already, leave both out")
     if world > 1 and cache is None:
         raise MCNError(f"--world {world}: shares meet in a folder of kept features, give --cache one")
     store: FeatureCache | None = None
@@ -163,14 +168,16 @@ def extract_features(
         store = FeatureCache(cache, cache_key(weights_hash(network.backbone(VIEWS[view])), settings))
         keys = video_keys(videos, view)
     rows = _Rows(len(videos), cache)
-    wanted = rows.take(store, keys)
-    made = [index for index in wanted if index % world == rank]
+    wanted = [index for index in rows.take(store, keys) if index % world == rank]
+    made = ranks.part(ranks.on_first(lambda: wanted))  # the first has seen most: nobody wrote before it
 
+    if not made:  # nothing to start workers and a bar for
+        workers, progress = 0, ""
     dataset = evaluation_clips(videos, view, **sizes, timeout=timeout)
     was_training = network.training
     network.eval()
     try:
-        for index, raw in readable_videos(dataset, workers, max_bad, progress, made) if made else ():
+        for index, raw in readable_videos(dataset, workers, max_bad, progress, made, ranks):
             row = video_feature(
                 network, raw, size=size, view=view, crops=crops, feature=feature,
                 batch_size=batch_size, device=device,
@@ -182,7 +189,8 @@ def extract_features(
         network.train(was_training)
         if store is not None:
             store.close()
-    if not rows.filled.any():
+    rows.gather(made, ranks)
+    if not ranks.on_first(rows.filled.any):
         raise MCNError(f"none of the {len(videos)} videos of {videos.folder} can be read")
     return Features(rows.finish(), videos)
 
@@ -192,10 +200,12 @@ def features_of(
     subset: str,
     network: MetaContrastiveNetwork | None = None,
     share: tuple[int, int] = (0, 1),
+    ranks: Ranks = Ranks(),  # noqa: B008 - frozen
 ) -> Features:
     """Features of one subset as a config describes them; joined views as :func:`join` joins them.
 
-    ``network`` is used instead of the config's checkpoints. See :func:`extract_features` for ``share``.
+    ``network`` is used instead of the config's checkpoints. See :func:`extract_features` for ``share`` and
+    ``ranks``.
     """
     device = choose_device(config.device)
     videos = videos_of(config, subset)
@@ -209,11 +219,15 @@ def features_of(
         extract_features(
             network or load_network(one, device)[0], videos,
             **clip_settings(one), workers=one.workers, max_bad=one.max_bad, device=device,
-            progress=f"features {subset}" if one.view == config.view else f"features {subset}, {one.view}",
-            cache=cache_folder(one), share=share,
+            progress=_bar(subset, one, config) if ranks.first else "",
+            cache=cache_folder(one), share=share, ranks=ranks,
         )
         for one in single_views(config)
     ])  # fmt: skip
+
+
+def _bar(subset: str, one: EvalConfig, config: EvalConfig) -> str:
+    return f"features {subset}" if one.view == config.view else f"features {subset}, {one.view}"
 
 
 def clip_settings(config: EvalConfig) -> dict[str, Any]:
@@ -285,6 +299,13 @@ class _Rows:
                 self.put(index, row)
         return np.flatnonzero(~self.filled).tolist()
 
+    def gather(self, made: list[int], ranks: Ranks) -> None:
+        """On the first of several processes, put in what the others have made."""
+        own = [index for index in made if self.filled[index]]
+        for indices, x in ranks.to_first((own, self._x[own])):
+            for index, row in zip(indices, x, strict=True):
+                self.put(index, row)
+
     def _room(self, shape: tuple[int, int]) -> NDArray[np.float32]:
         if 4 * shape[0] * shape[1] <= _IN_MEMORY:
             return np.empty(shape, np.float32)
@@ -297,6 +318,21 @@ class _Rows:
     def finish(self) -> Tensor:
         self._x[~self.filled] = np.nan
         return torch.from_numpy(self._x)
+
+
+def write_features(config: EvalConfig, subset: str, path: Path, share: tuple[int, int] = (0, 1)) -> str:
+    """Make a subset's features and write them to ``path``; a share of them is only kept. Gives what to say.
+
+    Under ``torchrun`` all processes make them, and the first writes.
+    """
+    ranks = join_ranks(config.device)
+    features = features_of(config, subset, share=share, ranks=ranks)
+    if share[1] > 1:
+        made = int(features.readable.sum())
+        return f"{made} of {len(features.x)} videos have features; without --rank this writes {path}"
+    if ranks.first:
+        save_features(features, path)
+    return f"{path}: features {tuple(features.x.shape)} of {len(features.x)} videos ({subset})"
 
 
 def save_features(features: Features, path: Path) -> None:

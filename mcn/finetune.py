@@ -18,6 +18,7 @@ from mcn.classify import (
 )
 from mcn.config import FinetuneConfig, ProbeConfig, build
 from mcn.data.loader import clips_of_file
+from mcn.distributed import join_ranks
 from mcn.errors import MCNError
 from mcn.holdout import videos_of
 from mcn.metrics import Evaluation
@@ -33,7 +34,8 @@ def protocol(config: FinetuneConfig) -> str:
 def finetune(config: FinetuneConfig) -> tuple[Path, Evaluation | None]:
     """Train a classifier, continuing where a run in the same folder stopped, then test it.
 
-    Gives the run folder and what was found on the test list (``None`` without one). A run is continued
+    Gives the run folder and what was found on the test list (``None`` without one). Under ``torchrun`` all
+    processes train it together (:mod:`mcn.distributed`). A run is continued
     from its own checkpoint alone. Raises :class:`~mcn.errors.MCNError` as :func:`mcn.pretrain.pretrain`
     does, and for a config that names neither a checkpoint nor ``from_scratch``, or both.
     """
@@ -43,13 +45,14 @@ def finetune(config: FinetuneConfig) -> tuple[Path, Evaluation | None]:
         raise MCNError(
             "no --checkpoint: give the run folder of mcn pretrain, or --from_scratch to train without one"
         )
+    ranks = join_ranks(config.device, config.out)
     videos, test = (videos_of(config, subset) for subset in ("train", "test"))
     if not len(test):
         print(f"{config.data} has no test list: a network is trained, and not tested")
-    run, training = fit(config, videos, {"dropout": config.dropout})
+    run, training = fit(config, videos, {"dropout": config.dropout}, ranks)
     if not len(test):
         return run.path, None
-    (found,) = evaluate(training.model, test, config, run.device)
+    (found,) = evaluate(training.model, test, config, run.device, "test", ranks)
     report(run, found, start=training.start.origin, protocol=protocol(config))
     return run.path, found
 

@@ -58,17 +58,17 @@ def memory_of(device: torch.device) -> int:
     return min(limits)
 
 
-def choose_way(kept: int, memory: int, *, inner_steps: int = 1, chained: bool = True) -> str:
+def choose_way(kept: int, memory: int, *, graphs: int = 1, chained: bool = True) -> str:
     """The fastest way to the exact order that fits: the rule of ``method="auto"``.
 
     ``kept`` is what one support loss keeps for its gradient, ``memory`` what the device has, both in
-    bytes. ``fast`` holds about twice that for each inner step, and as much again for the query. Where
-    that is more than :data:`SHARE` of the memory, the choice is ``lean``, or ``balanced`` for a loss
-    that is not a chain of blocks.
+    bytes. ``fast`` holds about twice that for each of its ``graphs`` (inner steps times support shares),
+    and as much again for the query. Where that is more than :data:`SHARE` of the memory, the choice is
+    ``lean``, or ``balanced`` for a loss that is not a chain of blocks.
 
     >>> choose_way(100, 1000), choose_way(300, 1000), choose_way(300, 1000, chained=False)
     ('fast', 'lean', 'balanced')
     """
-    if kept * (2 * inner_steps + 1) <= SHARE * memory:
+    if kept * (2 * graphs + 1) <= SHARE * memory:
         return "fast"
     return "lean" if chained else "balanced"

@@ -6,11 +6,12 @@ differentiated with respect to :math:`\theta`,
 
 .. math:: \nabla_\theta L_q(\bar\theta) = g_q(\bar\theta) - \alpha_1 H_s(\theta)\, g_q(\bar\theta).
 
-So a step is three quantities: :math:`g_s`, :math:`g_q` and a Hessian-vector product. Each may be
-averaged over processes (``reduce``); this module knows neither ranks, nor networks, nor devices.
+So a step is three quantities: :math:`g_s`, :math:`g_q` and a Hessian-vector product. Each may be a sum
+over shares of a batch (:mod:`mcn.shares`), and each may be summed over processes (``reduce``); this module
+knows neither ranks, nor networks, nor devices.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -20,17 +21,22 @@ from torch import Tensor
 from mcn.errors import MCNError
 from mcn.lean import ChainedLoss, Params, hessian_product, run_lightly
 from mcn.memory import choose_way, counted, memory_of
+from mcn.shares import Loss, Share, WeightedSum, as_shares
 
-Loss = Callable[[Params], Tensor]
 Reduce = Callable[[Params], Params]
 Product = Callable[[Params], Params]  # v -> H_s v
+Shares = Loss | Sequence[Share]
 
 ORDERS = ("exact", "first")
 METHODS = ("auto", "fast", "balanced", "lean")
+TASKS = ("batch", "share")
 
 
 class MetaGradient(NamedTuple):
-    """What :func:`meta_gradient` gives; unpacks as ``gradients, support_loss, query_loss``."""
+    """What :func:`meta_gradient` gives; unpacks as ``gradients, support_loss, query_loss``.
+
+    The losses are sums over the shares that were given, not over processes.
+    """
 
     gradients: Params  #: by parameter name, ready to be an optimiser's ``.grad``
     support_loss: Tensor | None  #: at the first inner step; ``None`` without inner steps
@@ -38,8 +44,8 @@ class MetaGradient(NamedTuple):
 
 
 def meta_gradient(
-    support_loss: Loss | None,
-    query_loss: Loss,
+    support_loss: Shares | None,
+    query_loss: Shares,
     params: Params,
     inner_lr: float,
     *,
@@ -47,13 +53,15 @@ def meta_gradient(
     method: str = "auto",
     reduce: Reduce | None = None,
     inner_steps: int = 1,
+    task: str = "batch",
 ) -> MetaGradient:
     r"""Gradient of the query loss after ``inner_steps`` gradient steps on the support loss.
 
     Both losses are **pure** functions of a dict of parameters that return a scalar: called again
     with the same parameters they give the same value (bank snapshot, negatives, dropout and
     BatchNorm buffers are arguments they close over, not state they change). ``params`` is not
-    modified. ``inner_lr`` is :math:`\alpha_1`.
+    modified. ``inner_lr`` is :math:`\alpha_1`. Either may be a list of shares with weights
+    (:class:`mcn.shares.Share`), whose weighted sum is the loss.
 
     ``order="exact"`` differentiates through the inner update (second order, the paper's formula);
     ``"first"`` takes :math:`g_q(\bar\theta)` as it is (first-order MAML). ``method`` is the way to the
@@ -63,10 +71,20 @@ def meta_gradient(
     * ``"balanced"`` keeps none: the forward derivative of the gradient along :math:`g_q`, by PyTorch;
     * ``"lean"`` is that derivative block by block (:mod:`mcn.lean`): the least memory, and mostly faster
       than ``"balanced"``, but both losses have to be chains of blocks (:class:`mcn.lean.ChainedLoss`);
-    * ``"auto"`` is ``"fast"`` where that fits, by the rule of :func:`mcn.memory.choose_way`.
+    * ``"auto"`` is :func:`choose_method`'s, asked anew in each call: for many steps, ask it once.
 
-    ``reduce`` maps a dict of tensors to its average over processes. ``inner_steps=0`` is plain training
-    on the query loss. Raises ``ValueError`` for an unknown order or method or a loss that is not a
+    Shares are evaluated one after the other, each let go before the next: the memory of one share. Only
+    ``"fast"`` needs the graph of every support share at once.
+
+    ``task="batch"``: all shares are one task, with one inner update by the gradient of all. ``"share"``:
+    each support share is a task of its own, paired with the query share of the same place; parameters
+    adapt to each by its own gradient, and the meta-gradients are summed with the query shares' weights.
+    That is another algorithm, with another gradient; it needs one graph at a time even where ``"fast"``.
+
+    ``reduce`` maps a dict of tensors to its sum over processes, among which the weights of all shares add
+    up to 1: for the task of a batch it is called with each step's :math:`g_s`, with :math:`g_q` and with
+    each Hessian product, for a task a share once, at the end. ``inner_steps=0`` is plain training on the
+    query loss. Raises ``ValueError`` for an unknown order, method or task or a loss that is not a
     scalar, :class:`~mcn.errors.MCNError` for a loss that ``"lean"`` cannot take.
 
     >>> half = lambda target: lambda p: 0.5 * (p["w"] - target).square().sum()
@@ -74,45 +92,115 @@ def meta_gradient(
     >>> gradients["w"], query  # w' = 3 - .5 * 2 = 2; dL/dw = (1 - .5) * 2
     (tensor([1.]), tensor(2.))
     """
-    _check(order, method, inner_steps)
+    _check(order, method, task, inner_steps)
+    support, query = as_shares(support_loss), as_shares(query_loss)
+    if inner_steps and not support:
+        raise ValueError("an inner step needs a support loss: give one or set inner_steps=0")
     reduce = reduce or (lambda tensors: tensors)
     way = method if order == "exact" else "first"
+    if way == "auto" and inner_steps:
+        together = support if task == "batch" else support[:1]
+        way = choose_method(together, query, params, inner_steps=inner_steps)
+    if task == "share" and inner_steps:
+        return _sum_of_tasks(support, query, params, inner_lr, order, way, reduce, inner_steps)
 
     products: list[Product] = []  # one for each inner step
     adapted, first_loss = params, None
     for _ in range(inner_steps):
-        if support_loss is None:
-            raise ValueError("an inner step needs a support loss: give one or set inner_steps=0")
         theta = _leaves(adapted)
-        if way == "auto":
-            loss, way = _evaluate_and_choose(support_loss, query_loss, theta, inner_steps)
-        else:
-            loss = _evaluate(support_loss, theta, way)
-        first_loss = loss.detach() if first_loss is None else first_loss
-        gradient = _gradient(loss, theta, create_graph=way == "fast")
-        del loss  # its graph, which only "fast" needs any longer
+        step, loss, product = _sum_of_shares(support, theta, way)
+        first_loss = loss if first_loss is None else first_loss
         if way != "first":
-            products.append(_product(way, support_loss, gradient, theta))
-        step = reduce({name: g.detach() for name, g in gradient.items()})
+            products.append(product)
+        step = reduce(step)
         # \bar\theta = \theta - \alpha_1 g_s(\theta)
         adapted = {name: theta[name].detach() - inner_lr * step[name] for name in theta}
 
-    theta_bar = _leaves(adapted)
-    loss = _evaluate(query_loss, theta_bar, way)
-    v = reduce(_gradient(loss, theta_bar))
-    query = loss.detach()
-    del loss
+    # The query's gradient is not differentiated again, so that "fast" keeps nothing of it.
+    v, query_value, _ = _sum_of_shares(query, _leaves(adapted), "first" if way == "fast" else way)
+    v = reduce(v)
     for product in reversed(products):  # v <- (I - \alpha_1 H_s) v, the last inner step first
         h = reduce(product(v))
         v = {name: v[name] - inner_lr * h[name] for name in v}
-    return MetaGradient(v, first_loss, query)
+    return MetaGradient(v, first_loss, query_value)
 
 
-def _check(order: str, method: str, inner_steps: int) -> None:
-    if order not in ORDERS:
-        raise ValueError(f"order is one of {ORDERS}, got {order!r}")
-    if method not in METHODS:
-        raise ValueError(f"method is one of {METHODS}, got {method!r}")
+def choose_method(
+    support_loss: Shares, query_loss: Shares, params: Params, *, inner_steps: int = 1, processes: int = 1
+) -> str:
+    """The way that ``method="auto"`` takes: ``fast`` where that fits, by :func:`mcn.memory.choose_way`.
+
+    Evaluates the first support share once and counts what its graph keeps. ``support_loss`` are the shares
+    whose graphs ``fast`` would hold at a time; ``processes`` share the device's memory.
+
+    >>> loss = lambda p: p["w"].exp().sum()
+    >>> choose_method(loss, loss, {"w": torch.ones(3)})
+    'fast'
+    """
+    support, query = as_shares(support_loss), as_shares(query_loss)
+    with counted() as kept:
+        device = _evaluate(support[0].loss, _leaves(params), "auto").device
+    chained = all(isinstance(share.loss, ChainedLoss) for share in (*support, *query))
+    graphs = inner_steps * len(support)
+    return choose_way(kept.bytes, memory_of(device) // processes, graphs=graphs, chained=chained)
+
+
+def _sum_of_tasks(
+    support: list[Share],
+    query: list[Share],
+    params: Params,
+    inner_lr: float,
+    order: str,
+    way: str,
+    reduce: Reduce,
+    inner_steps: int,
+) -> MetaGradient:
+    """Each pair of shares a task of its own; their meta-gradients summed, and reduced once."""
+    gradients, losses = WeightedSum(), WeightedSum()
+    method = "auto" if way == "first" else way
+    for own, asked in zip(support, query, strict=True):
+        one = meta_gradient(
+            own.loss, asked.loss, params, inner_lr, order=order, method=method, inner_steps=inner_steps
+        )
+        gradients.add(one.gradients, asked.weight)
+        assert one.support_loss is not None
+        losses.add({"support": one.support_loss}, own.weight)
+        losses.add({"query": one.query_loss}, asked.weight)
+    return MetaGradient(reduce(gradients.total), losses.total["support"], losses.total["query"])
+
+
+def _sum_of_shares(shares: list[Share], theta: Params, way: str) -> tuple[Params, Tensor, Product]:
+    """Gradient and loss of all shares, one at a time, and the product with their Hessian."""
+    gradients, losses = WeightedSum(), WeightedSum()
+    products: list[Product] = []
+    for share in shares:
+        gradient, loss, product = _of_one(share.loss, theta, way)
+        gradients.add(gradient, share.weight)
+        losses.add({"loss": loss}, share.weight)
+        products.append(product)
+
+    def product_of_all(v: Params) -> Params:
+        total = WeightedSum()
+        for share, product in zip(shares, products, strict=True):
+            total.add(product(v), share.weight)
+        return total.total
+
+    return gradients.total, losses.total["loss"], product_of_all
+
+
+def _of_one(loss_of: Loss, theta: Params, way: str) -> tuple[Params, Tensor, Product]:
+    """One share's gradient and loss; what is left of its graph is in the product of the fast way."""
+    loss = _evaluate(loss_of, theta, way)
+    gradient = _gradient(loss, theta, create_graph=way == "fast")
+    plain = {name: g.detach() for name, g in gradient.items()}
+    kept = gradient if way == "fast" else {}
+    return plain, loss.detach(), lambda v: _product(way, loss_of, kept, theta)(v)
+
+
+def _check(order: str, method: str, task: str, inner_steps: int) -> None:
+    for name, value, known in (("order", order, ORDERS), ("method", method, METHODS), ("task", task, TASKS)):
+        if value not in known:
+            raise ValueError(f"{name} is one of {known}, got {value!r}")
     if inner_steps < 0:
         raise ValueError(f"inner_steps is 0 or more, got {inner_steps}")
 
@@ -136,14 +224,6 @@ def _evaluate(loss_of: Loss, theta: Params, way: str) -> Tensor:
     if loss.dim():
         raise ValueError(f"a loss returns a scalar, got shape {tuple(loss.shape)}")
     return loss
-
-
-def _evaluate_and_choose(support: Loss, query: Loss, theta: Params, inner_steps: int) -> tuple[Tensor, str]:
-    """The support loss, and the way that what it keeps leaves open."""
-    with counted() as kept:
-        loss = _evaluate(support, theta, "auto")
-    chained = isinstance(support, ChainedLoss) and isinstance(query, ChainedLoss)
-    return loss, choose_way(kept.bytes, memory_of(loss.device), inner_steps=inner_steps, chained=chained)
 
 
 def _gradient(loss: Tensor, theta: Params, *, create_graph: bool = False) -> Params:

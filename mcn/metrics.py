@@ -138,6 +138,14 @@ class Tally:
         ranks = rank_of(each, label)
         self._clip_hits[video] = torch.stack([(ranks < k).double().mean() for k in (1, 5)])
 
+    def take(self, other: "Tally") -> None:
+        """Take over the videos that another tally of the same list has been given."""
+        given = other._answer >= 0
+        for own, found in (
+            (self._answer, other._answer), (self._rank, other._rank), (self._clip_hits, other._clip_hits),
+        ):  # fmt: skip
+            own[given] = found[given]
+
     def evaluation(self) -> Evaluation:
         """The numbers of all videos; those not added are wrong."""
         read = self._answer >= 0

@@ -5,6 +5,7 @@ One path for all rows of the paper's Table 5: the contrastive baseline is ``cls_
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,13 +16,14 @@ from torch import Tensor
 from mcn.bank import FeatureBank, draw_negatives
 from mcn.config import PretrainConfig
 from mcn.data.loader import Clip, clip_views
+from mcn.distributed import Ranks, join_ranks
 from mcn.errors import MCNError
 from mcn.features import network_from_config
 from mcn.holdout import videos_of
 from mcn.lean import Block
-from mcn.loop import checked_steps, train
+from mcn.loop import checked_steps, shares_for, train
 from mcn.losses import classification_loss, meta_loss, multiview_loss
-from mcn.meta import MetaGradient, Params, meta_gradient
+from mcn.meta import MetaGradient, Params, choose_method, meta_gradient
 from mcn.network import (
     MetaContrastiveNetwork,
     Outputs,
@@ -33,12 +35,13 @@ from mcn.network import (
 from mcn.optim import check_finite, parameter_groups
 from mcn.retrieval import nearest_neighbour_accuracy
 from mcn.run import RunFolder, generator_for, seed_for
+from mcn.shares import Share, WeightedSum, in_cut
 from mcn.starting_points import read_starting_point
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One stage's videos, as a loss sees them: nothing in it changes while it is differentiated."""
+    """A share of a stage's videos, as a loss sees them: nothing in it changes while it is differentiated."""
 
     view1: Tensor  #: (B, 3, T, H, W)
     view2: Tensor
@@ -46,6 +49,7 @@ class Batch:
     rows: Tensor  #: (2, N, D) the bank's snapshot
     negatives: Tensor | None  #: (B, k) rows, or None for the whole bank
     seed: int  #: of dropout, so that a recomputation drops the same units
+    weight: float = 1.0  #: its part of the stage's videos, of all processes
 
 
 class Traces(NamedTuple):
@@ -118,11 +122,29 @@ class StageLoss:
         return meta_loss(binary, contrast, cls_weight=config.cls_weight)
 
 
-class Pretraining:
-    """Network, bank and optimiser of a run, and the step that moves them."""
+_NUMBERS = ("loss", "contrast", "classification", "support_loss")  # what a step logs
 
-    def __init__(self, config: PretrainConfig, num_videos: int, device: torch.device | str = "cpu") -> None:
-        self.config, self.device = config, torch.device(device)
+
+def _listed(batch: Batch | Sequence[Batch] | None) -> list[Batch]:
+    return [] if batch is None else [batch] if isinstance(batch, Batch) else list(batch)
+
+
+class Pretraining:
+    """Network, bank and optimiser of a run, and the step that moves them.
+
+    With several ``ranks`` each holds all of it and computes some of a batch's shares.
+    """
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        num_videos: int,
+        device: torch.device | str = "cpu",
+        ranks: Ranks = Ranks(),  # noqa: B008 - frozen
+    ) -> None:
+        self.config, self.device, self.ranks = config, torch.device(device), ranks
+        self.shares = config.shares or ranks.size  #: of a batch, over all processes
+        self.method: str = config.method  #: auto until the first step has been measured
         self.network = network_from_config(config).to(self.device).train()
         self.bank = FeatureBank(
             num_videos,
@@ -134,32 +156,48 @@ class Pretraining:
         groups = parameter_groups(self.network, config)
         self.optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
 
-    def batch(self, clips: list[Clip], step: int, stage: str) -> Batch:
-        """Augment one stage's clips and draw what its loss needs."""
+    def batches(self, clips: list[Clip], step: int, stage: str) -> list[Batch]:
+        """One stage's clips of this process as the shares that are computed here."""
+        own = self.shares // self.ranks.size
+        first = self.ranks.rank * own
+        parts = in_cut(self.config.batch_size, self.shares, first, own)
+        return [
+            dataclasses.replace(self.batch(clips[part], step, stage, share), weight=weight)
+            for share, (part, weight) in enumerate(parts, first)
+        ]
+
+    def batch(self, clips: list[Clip], step: int, stage: str, share: int = 0) -> Batch:
+        """Augment the clips of one share and draw what its loss needs."""
         config = self.config
+        drawn_for = (stage, step, share) if share else (stage, step)
         view1, view2, index = clip_views(clips, config.size, config.view2, self.device)
         if config.shuffle_views:
-            mixed = torch.randperm(len(clips), generator=generator_for(config.seed, "shuffle", stage, step))
+            mixed = torch.randperm(len(clips), generator=generator_for(config.seed, "shuffle", *drawn_for))
             view2 = view2[mixed.to(self.device)]
         negatives = None
         if 0 < config.negatives < len(self.bank) - 1:
-            draw = generator_for(config.seed, "negatives", stage, step)
+            draw = generator_for(config.seed, "negatives", *drawn_for)
             negatives = draw_negatives(index, len(self.bank), config.negatives, draw)
-        seed = seed_for(config.seed, "dropout", stage, step)
+        seed = seed_for(config.seed, "dropout", *drawn_for)
         return Batch(view1, view2, index, self.bank.snapshot(), negatives, seed)
 
-    def update(self, support: Batch | None, query: Batch, lr: float) -> dict[str, float]:
+    def update(
+        self, support: Batch | Sequence[Batch] | None, query: Batch | Sequence[Batch], lr: float
+    ) -> dict[str, float]:
         """One outer step: inner update on ``support``, meta update on ``query`` (Sec. 3.5).
 
         Raises ``FloatingPointError`` for a loss or gradient that is not finite; nothing has changed then.
         """
         params = shared_parameters(self.network)
-        support_loss = None if support is None else StageLoss(self.network, support, self.config)
-        previous = support_loss if self.config.norm_update == "both" else None
-        query_loss = StageLoss(self.network, query, self.config, previous)
-
-        meta = self._gradient(support_loss, query_loss, params, lr)
-        check_finite(meta.query_loss, meta.gradients.values())
+        first = [StageLoss(self.network, batch, self.config) for batch in _listed(support)]
+        before = first if first and self.config.norm_update == "both" else [None] * len(_listed(query))
+        second = [
+            StageLoss(self.network, batch, self.config, previous)
+            for batch, previous in zip(_listed(query), before, strict=True)
+        ]
+        meta = self._gradient(first, second, params, lr)
+        left = self._left_behind(meta, second)
+        check_finite(left["loss"], meta.gradients.values())
 
         for name, parameter in params.items():
             parameter.grad = meta.gradients[name]
@@ -167,58 +205,75 @@ class Pretraining:
             group["lr"] = lr
         self.optimizer.step()  # \theta <- \theta - \alpha_2 (meta-gradient), with momentum and decay
         self.optimizer.zero_grad()
-        self._commit(support_loss, query_loss)
-
-        traces = query_loss.traces
-        assert traces is not None
-        numbers = {
-            "loss": meta.query_loss,
-            "contrast": traces.contrast,
-            "classification": traces.classification,
-        }
-        if meta.support_loss is not None:
-            numbers["support_loss"] = meta.support_loss
-        return {name: value.item() for name, value in numbers.items()}
+        self._commit(first, second, left)
+        return {name: left[name].item() for name in _NUMBERS if name in left}
 
     def _gradient(
-        self, support: StageLoss | None, query: StageLoss, params: Params, lr: float
+        self, support: list[StageLoss], query: list[StageLoss], params: Params, lr: float
     ) -> MetaGradient:
-        config = self.config
-        if support is None:
-            return meta_gradient(None, query, params, 0.0, inner_steps=0)
+        config, reduce = self.config, self.ranks.reduce
+        first, second = ([Share(loss, loss.batch.weight) for loss in stage] for stage in (support, query))
+        if not first:
+            return meta_gradient(None, second, params, 0.0, inner_steps=0, reduce=reduce)
+        if self.method == "auto" and config.order == "exact":
+            together = first if config.task == "batch" else first[:1]
+            many = self.ranks.on_machine if self.device.type == "cpu" else 1
+            self.method = choose_method(
+                together, second, params, inner_steps=config.inner_steps, processes=many
+            )
         inner_lr = lr if config.inner_lr is None else config.inner_lr
         meta = meta_gradient(
-            support, query, params, inner_lr,
-            order=config.order, method=config.method, inner_steps=config.inner_steps,
+            first, second, params, inner_lr, order=config.order, method=self.method,
+            inner_steps=config.inner_steps, reduce=reduce, task=config.task,
         )  # fmt: skip
         if config.outer_support_weight:
             plain = meta_gradient(
-                None, support, params, 0.0, order=config.order, method=config.method, inner_steps=0
-            ).gradients
+                None, first, params, 0.0,
+                order=config.order, method=self.method, inner_steps=0, reduce=reduce,
+            ).gradients  # fmt: skip
             for name, gradient in meta.gradients.items():
                 gradient.add_(plain[name], alpha=config.outer_support_weight)
         return meta
 
+    def _left_behind(self, meta: MetaGradient, query: list[StageLoss]) -> dict[str, Tensor]:
+        """The mean over all shares of what a step logs, and of BatchNorm's running statistics after it."""
+        left = WeightedSum()
+        for stage in query:
+            assert stage.traces is not None
+            parts = {"contrast": stage.traces.contrast, "classification": stage.traces.classification}
+            left.add({**parts, **stage.traces.buffers}, stage.batch.weight)
+        losses = {"loss": meta.query_loss}
+        if meta.support_loss is not None:
+            losses["support_loss"] = meta.support_loss
+        return self.ranks.reduce({**losses, **left.total})
+
     @torch.no_grad()
-    def _commit(self, support: StageLoss | None, query: StageLoss) -> None:
-        """Write what the stages left behind: running statistics, and bank rows in stage order."""
-        assert query.traces is not None
+    def _commit(self, support: list[StageLoss], query: list[StageLoss], left: dict[str, Tensor]) -> None:
+        """Write what the stages left behind: running statistics, and bank rows in the order of stages.
+
+        A stage's rows are those of all processes, in the order of its shares.
+        """
         for name, buffer in self.network.named_buffers():
-            buffer.copy_(query.traces.buffers[name])
-        for stage in (support if self.config.bank_update == "both" else None, query):
-            if stage is not None and stage.traces is not None:
-                self.bank.update(stage.batch.index, stage.traces.z1, stage.traces.z2)
+            buffer.copy_(left[name])
+        for stage in (support if self.config.bank_update == "both" else [], query):
+            traces = [loss.traces for loss in stage if loss.traces is not None]
+            if traces:
+                z = torch.cat([torch.cat([each.z1, each.z2], dim=1) for each in traces])
+                index = torch.cat([loss.batch.index for loss in stage])
+                total = self.config.batch_size
+                index, z = self.ranks.gather(index, total), self.ranks.gather(z, total)
+                self.bank.update(index, *z.chunk(2, dim=1))
 
     def step(self, support: list[Clip], query: list[Clip], number: int, lr: float) -> dict[str, float]:
-        """Step ``number`` on decoded clips; see :meth:`update`."""
-        first = self.batch(support, number, "support") if support else None
-        return self.update(first, self.batch(query, number, "query"), lr)
+        """Step ``number`` on this process's decoded clips; see :meth:`update`."""
+        first = self.batches(support, number, "support") if support else None
+        return self.update(first, self.batches(query, number, "query"), lr)
 
     def watch(self, epoch: int) -> dict[str, float]:
         """Nearest-neighbour accuracy on the test list, every ``eval_every`` epochs."""
         if not self.config.eval_every or epoch % self.config.eval_every:
             return {}
-        accuracy = nearest_neighbour_accuracy(self.network, self.config, self.device)
+        accuracy = nearest_neighbour_accuracy(self.network, self.config, self.device, self.ranks)
         return {} if accuracy is None else {"knn_top1": accuracy}
 
     def state(self) -> dict[str, Any]:
@@ -251,13 +306,15 @@ def pretrain(config: PretrainConfig) -> Path:
     Raises :class:`~mcn.errors.MCNError` for what the user can mend: a wrong folder, too many
     unreadable videos, a loss that is not finite (the last good checkpoint is kept), a full disk.
     """
-    if config.batch_size < 2:
-        raise MCNError(f"--batch_size {config.batch_size}: FCM compares videos, so a batch needs at least 2")
+    ranks = join_ranks(config.device, config.out)
+    config = shares_for(config, ranks, "FCM compares videos")
+    if config.task == "share" and config.order == "none":
+        raise MCNError("--task share: with --order none there is no inner update, so there are no tasks")
     videos = videos_of(config, "train")
     stages = config.order != "none"
     checked_steps(len(videos), config.batch_size, stages)  # before a folder is made
-    run = RunFolder(config, "pretrain")
-    training = Pretraining(config, len(videos), run.device)
+    run = RunFolder(config, "pretrain", ranks)
+    training = Pretraining(config, len(videos), run.device, ranks)
     if config.init_from and run.resumed is None:
         training.start_from(config.init_from)
         run.write_json("started_from.json", training.started_from)

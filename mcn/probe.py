@@ -29,10 +29,12 @@ from mcn.classify import evaluate, fit, how_tested, report, starting_point
 from mcn.clip_features import VIEWS
 from mcn.config import ProbeConfig
 from mcn.data.datasets import Videos
+from mcn.distributed import Ranks, join_ranks
 from mcn.errors import MCNError
 from mcn.features import Features, features_of
 from mcn.files import write_text
 from mcn.holdout import hold_out, part_of
+from mcn.loop import shares_for
 from mcn.metrics import Evaluation
 from mcn.retrieval import labelled_lists
 from mcn.run import RunFolder, choose_device
@@ -137,13 +139,19 @@ def run_probe(config: ProbeConfig) -> Probe:
 
     Raises :class:`~mcn.errors.MCNError` without a test list or labels, before a feature is computed.
     """
+    ranks = join_ranks(config.device)
     labelled_lists(config)
-    train, c = features_of(config, "train"), config.c
+    train, test = (features_of(config, subset, ranks=ranks) for subset in ("train", "test"))
+    return ranks.on_first(lambda: _fitted(config, train, test))
+
+
+def _fitted(config: ProbeConfig, train: Features, test: Features) -> Probe:
+    c = config.c
     if config.sweep:
         sweep = choose_c(train, config.sweep, config.holdout, config.seed)
         print(f"chosen: {sweep.line('c')}")
         c = sweep.chosen
-    return linear_probe(train, features_of(config, "test"), c)
+    return linear_probe(train, test, c)
 
 
 def headline_probe(config: ProbeConfig) -> tuple[Path, Evaluation]:
@@ -157,43 +165,46 @@ def headline_probe(config: ProbeConfig) -> tuple[Path, Evaluation]:
         raise MCNError(f"{asked}: --recipe headline reads the pooled feature of one view")
     if config.batch_size < 2:
         raise MCNError(f"--batch_size {config.batch_size}: BatchNorm takes at least 2 videos a batch")
+    ranks = join_ranks(config.device, config.out)
+    config = shares_for(config, ranks, "BatchNorm compares videos")
     train, test = labelled_lists(config)
     penalty, after = config.weight_decay, None
     if config.sweep:
-        config = dataclasses.replace(config, out=str(_opened(config)))
-        penalty, after = choose_weight_decay(config, train).chosen, Path(config.out) / "sweep"
-    run, training = fit(config, train, _HEAD, frozen=True, penalties=(penalty,), after=after)
-    (found,) = evaluate(training.model, test, config, run.device)
+        config = dataclasses.replace(config, out=str(_opened(config, ranks)))
+        penalty, after = choose_weight_decay(config, train, ranks).chosen, Path(config.out) / "sweep"
+    run, training = fit(config, train, _HEAD, ranks, frozen=True, penalties=(penalty,), after=after)
+    (found,) = evaluate(training.model, test, config, run.device, "test", ranks)
     about = {"start": training.start.origin, "protocol": protocol(config), "weight_decay": penalty}
     report(run, found, **about)
     return run.path, found
 
 
-def _opened(config: ProbeConfig) -> Path:
+def _opened(config: ProbeConfig, ranks: Ranks) -> Path:
     """The run's folder, made before its sweep, which lies in it; not where it could not start."""
     if not (config.out and Path(config.out).is_dir()):
         starting_point(config, choose_device(config.device))
-    return RunFolder(config, "probe").path
+    return RunFolder(config, "probe", ranks).path
 
 
-def choose_weight_decay(config: ProbeConfig, train: Videos) -> Sweep:
+def choose_weight_decay(config: ProbeConfig, train: Videos, ranks: Ranks = Ranks()) -> Sweep:  # noqa: B008
     """Train a head with each weight decay on a part of the training list, score them on the rest.
 
     All at once, on the same features: the backbone is frozen. The run is ``sweep/`` in the config's
     folder, the result ``sweep.json`` there, which is used again where it is.
     """
     path = Path(config.out) / "sweep.json"
-    if path.exists():
-        known = json.loads(path.read_text())
+    if text := ranks.on_first(lambda: path.read_text() if path.exists() else ""):
+        known = json.loads(text)
         sweep = Sweep(tuple(known["values"]), tuple(known["top1"]), known["trained_on"], known["held_out"])
     else:
         kept, held = hold_out(train, config.holdout, config.seed)
         own = dataclasses.replace(config, out=str(Path(config.out) / "sweep"))
-        run, training = fit(own, part_of(train, kept), _HEAD, frozen=True, penalties=config.sweep)
-        found = evaluate(training.model, part_of(train, held), own, run.device, "held-out")
+        run, training = fit(own, part_of(train, kept), _HEAD, ranks, frozen=True, penalties=config.sweep)
+        found = evaluate(training.model, part_of(train, held), own, run.device, "held-out", ranks)
         sweep = Sweep(config.sweep, tuple(each.top1 for each in found), len(kept), len(held))
-        text = json.dumps({**dataclasses.asdict(sweep), "chosen": sweep.chosen}, indent=2) + "\n"
-        write_text(path, text)
+        if ranks.first:
+            text = json.dumps({**dataclasses.asdict(sweep), "chosen": sweep.chosen}, indent=2) + "\n"
+            write_text(path, text)
     print(f"chosen: {sweep.line('weight_decay')}")
     return sweep
 

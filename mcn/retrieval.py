@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mcn.config import EvalConfig, PretrainConfig, RetrieveConfig
 from mcn.data.datasets import Videos
+from mcn.distributed import Ranks, join_ranks
 from mcn.errors import MCNError
 from mcn.features import Features, extract_features, features_of
 from mcn.holdout import videos_of
@@ -96,17 +97,22 @@ def labelled_lists(config: EvalConfig) -> tuple[Videos, Videos]:
 
 def run_retrieval(config: RetrieveConfig) -> Retrieval:
     """Extract both lists' features and rank them; see :func:`labelled_lists`."""
+    ranks = join_ranks(config.device)
     labelled_lists(config)
-    gallery = features_of(config, "train")
-    return retrieve(features_of(config, "test"), gallery, config.ks)
+    gallery, queries = (features_of(config, subset, ranks=ranks) for subset in ("train", "test"))
+    return ranks.on_first(lambda: retrieve(queries, gallery, config.ks))
 
 
 def nearest_neighbour_accuracy(
-    network: MetaContrastiveNetwork, config: PretrainConfig, device: torch.device
+    network: MetaContrastiveNetwork,
+    config: PretrainConfig,
+    device: torch.device,
+    ranks: Ranks = Ranks(),  # noqa: B008 - frozen
 ) -> float | None:
     """Top-1 in per cent of the nearest training video's class, or ``None`` without labels.
 
-    For watching a run: ``config.eval_clips`` clips a video.
+    For watching a run: ``config.eval_clips`` clips a video. Of several ``ranks`` each makes its part of the
+    features, and all give the same.
     """
     found = []
     for subset in ("train", "test"):
@@ -118,7 +124,7 @@ def nearest_neighbour_accuracy(
                 network, videos,
                 frames=config.frames, stride=config.stride, size=config.size, clips=config.eval_clips,
                 reader=config.reader, timeout=config.read_timeout,
-                workers=config.workers, max_bad=config.max_bad, device=device,
+                workers=config.workers, max_bad=config.max_bad, device=device, ranks=ranks,
             )
         )  # fmt: skip
-    return retrieve(found[1], found[0], top=(1,)).accuracy[1]
+    return ranks.on_first(lambda: retrieve(found[1], found[0], top=(1,)).accuracy[1])

@@ -33,6 +33,7 @@ from mcn._torchvision import torchvision
 from mcn._version import __version__
 from mcn.checkpoint import latest_checkpoint
 from mcn.config import to_yaml
+from mcn.distributed import Ranks, own_device
 from mcn.errors import MCNError
 from mcn.files import write_text
 from mcn.settings import RunConfig
@@ -70,10 +71,11 @@ def seed_everything(seed: int) -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` is a GPU where there is one.
+    """``auto`` is a GPU where there is one; of several processes each has its own.
 
     Raises :class:`~mcn.errors.MCNError` for a device that is not there.
     """
+    name = own_device(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -111,23 +113,29 @@ class RunFolder:
     """Opens a run folder, new or to be continued, and keeps its records.
 
     A folder that holds a run with other settings is refused, so that no run is ever mixed with
-    another. ``resumed`` is the newest checkpoint's path, or ``None`` for a new run.
+    another. ``resumed`` is the newest checkpoint's path, or ``None`` for a new run. Of several processes
+    (``ranks``) the first alone touches the folder; to write is nothing on the others.
     """
 
-    def __init__(self, config: RunConfig, command: str) -> None:
-        self.path = Path(config.out) if config.out else _new_folder(command)
+    def __init__(self, config: RunConfig, command: str, ranks: Ranks = Ranks()) -> None:  # noqa: B008 - frozen
+        self.ranks = ranks
         self.device = choose_device(config.device)
         if config.threads:
             torch.set_num_threads(config.threads)
         self._writer: SummaryWriter | None = None
+        self.path, self.resumed = ranks.on_first(lambda: self._open(config, command))
+
+    def _open(self, config: RunConfig, command: str) -> tuple[Path, Path | None]:
+        """Make the folder, or take up the one that is there; gives it and its newest checkpoint."""
+        self.path = Path(config.out) if config.out else _new_folder(command)
         with _writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._same_settings(config)
             for stale in self.path.glob(".*.partial"):  # left by a process that was killed
                 stale.unlink()
         write_text(self.path / "config.yaml", to_yaml(config))
-        self.resumed = latest_checkpoint(self.checkpoints)
-        self.write_json("environment.json", environment(self.device))
+        self.write_json("environment.json", environment(self.device) | {"processes": self.ranks.size})
+        return self.path, latest_checkpoint(self.checkpoints)
 
     @property
     def checkpoints(self) -> Path:
@@ -158,12 +166,14 @@ class RunFolder:
 
     def write_json(self, name: str, content: Any) -> Path:
         """Write a JSON file of the run, whole or not at all."""
-        text = json.dumps(content, indent=2) + "\n"
-        write_text(self.path / name, text)
+        if self.ranks.first:
+            write_text(self.path / name, json.dumps(content, indent=2) + "\n")
         return self.path / name
 
     def rewind_metrics(self, step: int) -> None:
         """Drop metrics after ``step`` (later than the checkpoint that is resumed) and a torn last line."""
+        if not self.ranks.first:
+            return
         kept = []
         if self.metrics_path.exists():
             for line in self.metrics_path.read_text().splitlines():
@@ -178,6 +188,8 @@ class RunFolder:
 
     def log(self, step: int, **values: float | int | None) -> None:
         """Append one line of metrics and the same to TensorBoard."""
+        if not self.ranks.first:
+            return
         known = {name: value for name, value in values.items() if value is not None}
         with _writing(self.metrics_path), self.metrics_path.open("a") as file:
             file.write(json.dumps({"step": step, **known}) + "\n")
@@ -219,6 +231,9 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
-def progress_bar(total: int, start: int, what: str, unit: str = "step") -> "tqdm[Any]":
+def progress_bar(total: int, start: int, what: str, unit: str = "step", *, shown: bool = True) -> "tqdm[Any]":
     """A live bar with rate and time left, on standard error."""
-    return tqdm(total=total, initial=start, desc=what, unit=unit, dynamic_ncols=True, mininterval=0.5)
+    return tqdm(
+        total=total, initial=start, desc=what, unit=unit, dynamic_ncols=True, mininterval=0.5,
+        disable=not shown,
+    )  # fmt: skip

@@ -15,7 +15,7 @@ from mcn.errors import MCNError
 _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("frames stride size clips eval_clips dim batch_size epochs checkpoint_every keep seeds jobs",
      lambda v: v >= 1, "at least 1"),
-    ("threads workers negatives eval_every inner_steps inner_lr outer_support_weight",
+    ("threads workers shares negatives eval_every inner_steps inner_lr outer_support_weight",
      lambda v: v >= 0, "at least 0"),
     ("lr momentum weight_decay", lambda v: v >= 0, "at least 0"),
     ("max_bad cls_weight dropout warmup", lambda v: 0 <= v <= 1, "from 0 to 1"),
@@ -147,6 +147,8 @@ class MetaConfig:
     """Whose pass enters BatchNorm's running statistics (row 36)."""
     outer_support_weight: float = 0.0
     """Weight of the support loss in the outer update (row 22: 0)."""
+    task: Literal["batch", "share"] = "batch"
+    """What an inner update adapts to: the whole batch, or each share alone, another algorithm (row 38)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +157,9 @@ class OptimConfig:
 
     batch_size: int = 28
     """Videos a batch B; with meta stages a step takes B support and B query videos."""
+    shares: int = 0
+    """Parts of a batch, each with BatchNorm, FCM groups and negatives of its own; 0: one a process (row 38).
+    One process takes them in turn, in the memory of one (but for --method fast)."""
     epochs: int = 500
     """Passes over the training list (both halves; row 21)."""
     lr: float = 0.01

@@ -33,6 +33,7 @@ from mcn.data.safe import OpenVideo, open_safely
 from mcn.data.sampling import random_clip, uniform_clips
 from mcn.data.supervise import TIMEOUT
 from mcn.data.videoinfo import VideoInfo
+from mcn.distributed import Ranks
 from mcn.errors import MCNError
 from mcn.run import generator_for
 from mcn.views import make_views
@@ -259,12 +260,14 @@ def readable_videos(
     max_bad: float,
     progress: str = "",
     only: Sequence[int] | None = None,
+    ranks: Ranks = Ranks(),  # noqa: B008 - frozen
 ) -> Iterator[tuple[int, Tensor]]:
     """Index and clips ``(clips, T + 1, H, W, 3)`` of each video that can be read.
 
     The others are named, counted against ``max_bad`` and summed up at the end; what asks counts
     them as wrong. ``progress`` names a bar; empty shows none. ``only`` are the videos wanted, of which
-    ``max_bad`` is not a share: it is one of the whole list.
+    ``max_bad`` is not a share: it is one of the whole list. Of several ``ranks`` the first is told at the end
+    what the others could not read.
     """
     bad = BadVideos(len(dataset), max_bad)
     loader = DataLoader(
@@ -276,14 +279,21 @@ def readable_videos(
         prefetch_factor=1 if workers else None,  # the clips of a long film are gigabytes
     )
     bar = tqdm(loader, desc=progress, disable=not progress, unit="video", dynamic_ncols=True)
-    for index, raw, reason in bar:
-        name = dataset.videos.names[index]
-        lines = (
-            bad.note(name, reason) if raw is not None else bad.report(((name, reason),), "counted as wrong")
-        )
-        for line in lines:
+    found: list[tuple[str, str, bool]] = []
+
+    def tell(name: str, reason: str, readable: bool) -> None:
+        both = bad.note(name, reason) if readable else bad.report(((name, reason),), "counted as wrong")
+        for line in both:
             tqdm.write(line)
+
+    for index, raw, reason in bar:
+        if reason:
+            found.append((dataset.videos.names[index], reason, raw is not None))
+            tell(*found[-1])
         if raw is not None:
             yield index, raw
+    for others in ranks.to_first(found):
+        for each in others:
+            tell(*each)
     for line in bad.summary():
         tqdm.write(line)

@@ -39,8 +39,8 @@ def test_fast_up_to_the_share_and_not_a_byte_more():
     assert choose_way(fits, limit) == "fast"
     assert choose_way(fits + 1, limit) == "lean"
     assert choose_way(fits + 1, limit, chained=False) == "balanced"
-    assert choose_way(fits, limit, inner_steps=2) == "lean"  # holds two support graphs
-    assert choose_way(int(SHARE * limit) // 5, limit, inner_steps=2) == "fast"
+    assert choose_way(fits, limit, graphs=2) == "lean"  # holds two support graphs
+    assert choose_way(int(SHARE * limit) // 5, limit, graphs=2) == "fast"
 
 
 def test_a_machine_has_what_its_container_may_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
