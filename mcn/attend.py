@@ -73,7 +73,7 @@ def _network(where: str, config: AttendConfig, device: torch.device) -> tuple[st
                 f"--compare {UNTRAINED}: {start.checkpoint} is fine-tuned and does not know how it began; "
                 "give its pre-training checkpoint"
             )
-        return "fine-tuned", classifier_backbone(state).to(device)
+        return "fine-tuned", classifier_backbone(state, start.checkpoint).to(device)
     network, trained = load_network(build(EvalConfig, dataclasses.asdict(start)), device)
     if where == UNTRAINED:
         network = network_from_config(trained).to(device)

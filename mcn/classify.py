@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mcn._weights import require
 from mcn.backbones import build_backbone
 from mcn.checkpoint import find_checkpoint, latest_checkpoint, load_checkpoint
 from mcn.clip_features import CROPS, VIEWS, evaluation_clips, evaluation_crops, is_flow, one_view
@@ -111,7 +112,8 @@ def starting_point(config: Config, device: torch.device) -> Start:
 def continued(checkpoint: str | Path, device: torch.device) -> Start:
     """The start of a run that has a checkpoint of its own, without the one it started from."""
     state = load_checkpoint(checkpoint, device)
-    return Start(classifier_backbone(state).to(device), state["backbone"], state["start"])
+    require(state, ("backbone", "head", "start"), checkpoint)
+    return Start(classifier_backbone(state, checkpoint).to(device), state["backbone"], state["start"])
 
 
 class Classification:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mcn._weights import require
 from mcn.clip_features import VIEWS, evaluation_clips, video_feature
 from mcn.config import EvalConfig, FinetuneConfig, PretrainConfig, build
 from mcn.data.datasets import Videos, load_videos
@@ -107,11 +108,12 @@ def load_network(
         raise MCNError(
             f"{config.checkpoint} is not a pre-training checkpoint: give one that `mcn pretrain` wrote"
         )
+    require(state, ("config",), config.checkpoint)
     trained = build(PretrainConfig, state["config"])
     if config.view != "rgb" and config.view != trained.view2:
         raise MCNError(f"{config.checkpoint} was trained on rgb and {trained.view2}: use --view rgb")
     network = network_from_config(trained)
-    network.load_state_dict(state["network"])
+    start.load_into(network, trained)
     return network.to(device), trained
 
 
