@@ -21,7 +21,7 @@ import yaml
 
 from mcn._cores import usable_cores
 from mcn.config import AblateConfig, PretrainConfig, load_preset
-from mcn.data.datasets import Videos, load_videos
+from mcn.data.datasets import Videos, labelled_lists
 from mcn.errors import MCNError
 from mcn.preparation.parallel import parallel_map
 from mcn.results import Record, load_records, read_record, save_record
@@ -167,9 +167,7 @@ def ablate(config: AblateConfig, table: str) -> list[Record]:
     :class:`~mcn.errors.MCNError` if any did, as for a data set without labels or a test list.
     """
     cells, folder = cells_of(config, table), Path(config.results)
-    train = _data_of(config, "train")
-    if not train.labels or not len(_data_of(config, "test")):
-        raise MCNError(f"{config.data} needs labels and a test list to be evaluated ({train.layout})")
+    train, _ = labelled_lists(config.data, config.split)
     folder.mkdir(parents=True, exist_ok=True)
     done = {_mark(record) for record in load_records(folder)}
     missing = [cell for cell in cells if _mark_of(cell) not in done]
@@ -195,10 +193,6 @@ def _name(videos: Videos) -> str:
     """What records call a data set unless they are told: what was recognised, or its folder."""
     title = videos.layout.split(":")[0]
     return title if title.startswith("UCF101") or title.startswith("HMDB51") else videos.root.name
-
-
-def _data_of(config: AblateConfig, subset: str) -> Videos:
-    return load_videos(config.data, subset, config.split)
 
 
 def protocol_of(evaluate: Iterable[str]) -> str:

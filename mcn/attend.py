@@ -21,7 +21,7 @@ from mcn.errors import MCNError
 from mcn.features import load_network, network_from_config
 from mcn.files import save_figure
 from mcn.run import choose_device
-from mcn.starting_points import classifier_backbone, read_starting_point, weights_file
+from mcn.starting_points import StartingPoint, classifier_backbone, read_starting_point, weights_file
 
 #: What ``--compare`` takes for the checkpoint's own network as it was before training.
 UNTRAINED = "untrained"
@@ -52,7 +52,9 @@ def watched_networks(config: AttendConfig, device: torch.device) -> list[Watched
     Raises :class:`~mcn.errors.MCNError` as :func:`mcn.features.load_network` does.
     """
     wanted = [config.compare, config.checkpoint] if config.compare else [config.checkpoint]
-    found = [_network(where, config, device) for where in wanted]
+    places = dict.fromkeys(where for where in (*wanted, config.checkpoint) if where not in ("", UNTRAINED))
+    starts = {where: read_starting_point(where, config.backbone) for where in places}
+    found = [_network(where, config, starts, device) for where in wanted]
     titles = [title for title, _ in found]
     if len(set(titles)) < len(titles):
         titles = [f"{title} ({number})" for number, title in enumerate(titles, 1)]
@@ -63,10 +65,13 @@ def watched_networks(config: AttendConfig, device: torch.device) -> list[Watched
     ]
 
 
-def _network(where: str, config: AttendConfig, device: torch.device) -> tuple[str, nn.Module]:
+def _network(
+    where: str, config: AttendConfig, starts: dict[str, StartingPoint], device: torch.device
+) -> tuple[str, nn.Module]:
     """What a network is, and its backbone."""
     start = dataclasses.replace(config, checkpoint=config.checkpoint if where == UNTRAINED else where)
-    state = read_starting_point(start.checkpoint, start.backbone).ours if start.checkpoint else {}
+    read = starts.get(start.checkpoint)
+    state = read.ours if read else {}
     if "classes" in state:
         if where == UNTRAINED:
             raise MCNError(
@@ -74,7 +79,7 @@ def _network(where: str, config: AttendConfig, device: torch.device) -> tuple[st
                 "give its pre-training checkpoint"
             )
         return "fine-tuned", classifier_backbone(state, start.checkpoint).to(device)
-    network, trained = load_network(build(EvalConfig, dataclasses.asdict(start)), device)
+    network, trained = load_network(build(EvalConfig, dataclasses.asdict(start)), device, read)
     if where == UNTRAINED:
         network = network_from_config(trained).to(device)
     title = _title(trained, where) if where not in ("", UNTRAINED) else UNTRAINED

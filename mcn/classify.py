@@ -21,7 +21,6 @@ from mcn.clip_features import CROPS, VIEWS, evaluation_clips, evaluation_crops, 
 from mcn.config import FinetuneConfig, ProbeConfig
 from mcn.data.datasets import Videos
 from mcn.data.loader import Clip, clip_views, readable_videos
-from mcn.errors import MCNError
 from mcn.features import load_network
 from mcn.loop import checked_steps, train
 from mcn.metrics import Evaluation, Tally
@@ -199,22 +198,22 @@ class Classification:
 
 
 def fit(
-    config: Config, videos: Videos, head: dict[str, Any], *, after: Path | None = None, **how: Any
+    config: Config, videos: Videos, head: dict[str, Any], *, start: Start | None = None, **how: Any
 ) -> tuple[RunFolder, Classification]:
     """Train a classifier to the end, continuing where a run in the same folder stopped.
 
     ``how`` goes to :class:`Classification`. What is wrong with the start is said before a folder is made;
-    a run that is continued needs nothing but its own checkpoint. ``after`` is a run whose frozen backbone
-    is taken instead of the config's.
+    a run that is continued needs nothing but its own checkpoint. ``start`` is the run's, where it is at hand
+    already.
     """
-    if not videos.labels:
-        raise MCNError(f"{config.data} has no labels: put the videos into one folder a class")
+    videos.check_labels()
     checked_steps(len(videos), config.batch_size, stages=False)
-    known = (latest_checkpoint(Path(config.out) / "checkpoints") if config.out else None) or after
-    start = None if known else starting_point(config, choose_device(config.device))
+    if start is None and not (config.out and latest_checkpoint(Path(config.out) / "checkpoints")):
+        start = starting_point(config, choose_device(config.device))
     run = RunFolder(config, "probe" if isinstance(config, ProbeConfig) else "finetune")
     if start is None:
-        start = continued(run.resumed or str(after), run.device)
+        assert run.resumed is not None
+        start = continued(run.resumed, run.device)
     training = Classification(config, videos, start, head, run.device, **how)
     print(f"start: {start.origin}")
     train(training, run, videos, config, flow=config.view if is_flow(config.view) else None)

@@ -41,28 +41,32 @@ def _probe(config: ProbeConfig, _: Any) -> None:
 
 
 def _retrieve(config: RetrieveConfig, args: Any) -> None:
+    from mcn.data.datasets import labelled_lists
     from mcn.retrieval import protocol, run_retrieval
 
     if args.query:
         _look_up(config, args)
         return
-    result = run_retrieval(config)
+    lists = labelled_lists(config.data, config.split)
+    result = run_retrieval(config, lists)
     shown = ", ".join(f"top-{k} {value:.1f} %" for k, value in result.accuracy.items())
     print(f"retrieval: {shown} ({result.queries} queries)")
     print(f"protocol:  {protocol(config)}")
     if args.sheet:
-        _fig_4(config, args, result)
+        _fig_4(config, args, result, lists)
     _record(config, "retrieve", {f"top{k}": value for k, value in result.accuracy.items()})
 
 
 def _look_up(config: RetrieveConfig, args: Any) -> None:
     """The videos nearest to a file."""
+    from mcn.features import load_networks
     from mcn.lookup import find, open_index, query_feature
     from mcn.retrieval_plots import contact_sheet, save_sheet
 
     query = Path(args.query)
-    asked = query_feature(config, query)  # before the folder is read
-    index = open_index(config, Path(args.index) if args.index else None)
+    networks = load_networks(config)
+    asked = query_feature(config, query, networks)  # before the folder is read
+    index = open_index(config, Path(args.index) if args.index else None, networks)
     found = find(asked, index, max(config.ks), leave_out=query)
     for place, each in enumerate(found, 1):
         print(f"{place:3}  {each.cosine:6.3f}  {each.name}")
@@ -70,17 +74,19 @@ def _look_up(config: RetrieveConfig, args: Any) -> None:
         print(f"sheet: {save_sheet(contact_sheet(query, index.features.videos, found), Path(args.sheet))}")
 
 
-def _fig_4(config: RetrieveConfig, args: Any, result: Any) -> None:
+def _fig_4(config: RetrieveConfig, args: Any, result: Any, lists: Any) -> None:
     """Queries and their nearest by another network and by this one, as in the paper's Fig. 4."""
-    from mcn.data.datasets import load_videos
     from mcn.retrieval import run_retrieval
     from mcn.retrieval_plots import retrieval_sheet, save_sheet
 
     found = {"this network": result}
     if args.beside:
         checkpoint = "" if args.beside == "untrained" else args.beside
-        found = {args.beside: run_retrieval(dataclasses.replace(config, checkpoint=checkpoint)), **found}
-    test, train = (load_videos(config.data, subset, config.split) for subset in ("test", "train"))
+        found = {
+            args.beside: run_retrieval(dataclasses.replace(config, checkpoint=checkpoint), lists),
+            **found,
+        }
+    train, test = lists
     print(f"sheet:     {save_sheet(retrieval_sheet(test, train, found), Path(args.sheet))}")
 
 

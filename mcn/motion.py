@@ -19,7 +19,7 @@ from mcn.attend import watched_networks
 from mcn.attention import counted_pixels, motion_coverage, moving_pixels
 from mcn.clip_features import evaluation_crops
 from mcn.config import AttendConfig
-from mcn.data.datasets import load_videos
+from mcn.data.datasets import load_list
 from mcn.data.loader import TestClips, readable_videos
 from mcn.errors import MCNError
 from mcn.run import choose_device, generator_for
@@ -141,10 +141,8 @@ def measure(config: AttendConfig, subset: str) -> Motion:
     Raises :class:`~mcn.errors.MCNError` for an empty list.
     """
     device = choose_device(config.device)
-    videos = load_videos(config.data, subset, config.split)
-    if not len(videos):
-        raise MCNError(f"{config.data} has no {subset} list (recognised: {videos.layout})")
-    print(f"{subset}: {len(videos)} videos: {videos.layout}")
+    videos = load_list(config.data, subset, config.split)
+    print(f"{subset}: {videos.announced(config.size)}")
     networks = watched_networks(config, device)
     found = Motion([Measured(network.title, network.label) for network in networks])
     clips = TestClips(

@@ -24,16 +24,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mcn.classify import evaluate, fit, how_tested, report, starting_point
+from mcn.checkpoint import latest_checkpoint
+from mcn.classify import Start, continued, evaluate, fit, how_tested, report, starting_point
 from mcn.clip_features import VIEWS
 from mcn.config import ProbeConfig
-from mcn.data.datasets import Videos
+from mcn.data.datasets import Videos, labelled_lists
 from mcn.errors import MCNError
-from mcn.features import Features, features_of
+from mcn.features import Features, features_of_lists
 from mcn.files import write_text
 from mcn.holdout import hold_out, part_of
 from mcn.metrics import Evaluation
-from mcn.retrieval import labelled_lists
 from mcn.run import RunFolder, choose_device
 
 #: Shown beside every number of the quick probe.
@@ -124,13 +124,13 @@ def run_probe(config: ProbeConfig) -> Probe:
 
     Raises :class:`~mcn.errors.MCNError` without a test list or labels, before a feature is computed.
     """
-    labelled_lists(config)
-    train, c = features_of(config, "train"), config.c
+    train, test = features_of_lists(config)
+    c = config.c
     if config.sweep:
         sweep = choose_c(train, config.sweep, config.holdout, config.seed)
         print(f"chosen: {sweep.line('c')}")
         c = sweep.chosen
-    return linear_probe(train, features_of(config, "test"), c)
+    return linear_probe(train, test, c)
 
 
 def headline_probe(config: ProbeConfig) -> tuple[Path, Evaluation]:
@@ -144,30 +144,37 @@ def headline_probe(config: ProbeConfig) -> tuple[Path, Evaluation]:
         raise MCNError(f"{asked}: --recipe headline reads the pooled feature of one view")
     if config.batch_size < 2:
         raise MCNError(f"--batch_size {config.batch_size}: BatchNorm takes at least 2 videos a batch")
-    train, test = labelled_lists(config)
-    penalty, after = config.weight_decay, None
+    train, test = labelled_lists(config.data, config.split)
+    penalty, start = config.weight_decay, None
     if config.sweep:
-        config = dataclasses.replace(config, out=str(_opened(config)))
-        penalty, after = choose_weight_decay(config, train).chosen, Path(config.out) / "sweep"
-    run, training = fit(config, train, _HEAD, frozen=True, penalties=(penalty,), after=after)
+        config, start = _opened(config)
+        penalty = choose_weight_decay(config, train, start).chosen
+    run, training = fit(config, train, _HEAD, frozen=True, penalties=(penalty,), start=start)
     (found,) = evaluate(training.model, test, config, run.device)
     about = {"start": training.start.origin, "protocol": protocol(config), "weight_decay": penalty}
     report(run, found, **about)
     return run.path, found
 
 
-def _opened(config: ProbeConfig) -> Path:
-    """The run's folder, made before its sweep, which lies in it; not where it could not start."""
-    if not (config.out and Path(config.out).is_dir()):
-        starting_point(config, choose_device(config.device))
-    return RunFolder(config, "probe").path
+def _opened(config: ProbeConfig) -> tuple[ProbeConfig, Start]:
+    """The config with its run's folder, which the sweep lies in, and what the run and its sweep start from.
+
+    No folder is made where it could not start. What goes on starts from its own checkpoint or its sweep's.
+    """
+    own = [latest_checkpoint(Path(config.out) / where / "checkpoints") for where in ("", "sweep")]
+    known = next(filter(None, own if config.out else []), None)
+    start = None if known else starting_point(config, choose_device(config.device))
+    run = RunFolder(config, "probe")
+    config = dataclasses.replace(config, out=str(run.path))
+    return config, start or continued(str(known), run.device)
 
 
-def choose_weight_decay(config: ProbeConfig, train: Videos) -> Sweep:
+def choose_weight_decay(config: ProbeConfig, train: Videos, start: Start | None = None) -> Sweep:
     """Train a head with each weight decay on a part of the training list, score them on the rest.
 
     All at once, on the same features: the backbone is frozen. The run is ``sweep/`` in the config's
-    folder, the result ``sweep.json`` there, which is used again where it is.
+    folder, the result ``sweep.json`` there, which is used again where it is. ``start`` is its start, where it
+    is at hand already.
     """
     path = Path(config.out) / "sweep.json"
     if path.exists():
@@ -176,7 +183,9 @@ def choose_weight_decay(config: ProbeConfig, train: Videos) -> Sweep:
     else:
         kept, held = hold_out(train, config.holdout, config.seed)
         own = dataclasses.replace(config, out=str(Path(config.out) / "sweep"))
-        run, training = fit(own, part_of(train, kept), _HEAD, frozen=True, penalties=config.sweep)
+        run, training = fit(
+            own, part_of(train, kept), _HEAD, frozen=True, penalties=config.sweep, start=start
+        )
         found = evaluate(training.model, part_of(train, held), own, run.device, "held-out")
         sweep = Sweep(config.sweep, tuple(each.top1 for each in found), len(kept), len(held))
         text = json.dumps({**dataclasses.asdict(sweep), "chosen": sweep.chosen}, indent=2) + "\n"

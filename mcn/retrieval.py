@@ -11,8 +11,7 @@ from torch import Tensor
 
 from mcn.config import EvalConfig, PretrainConfig, RetrieveConfig
 from mcn.data.datasets import Videos, load_videos
-from mcn.errors import MCNError
-from mcn.features import Features, extract_features, features_of
+from mcn.features import Features, extract_features, features_of_lists
 from mcn.nearest import nearest
 from mcn.network import MetaContrastiveNetwork
 
@@ -71,31 +70,10 @@ def protocol(config: EvalConfig) -> str:
     )
 
 
-def labelled_lists(config: EvalConfig) -> tuple[Videos, Videos]:
-    """The training and the test list, both with labels: what a number of an evaluation takes.
-
-    Raises :class:`~mcn.errors.MCNError` where one is missing, before a feature is computed.
-    """
-    train, test = (load_videos(config.data, subset, config.split) for subset in ("train", "test"))
-    for subset, videos in (("test", test), ("train", train)):
-        if not len(videos):
-            raise MCNError(
-                f"{config.data} has no {subset} list: an evaluation needs the split lists of its data set "
-                f"(recognised: {videos.layout}); without one, mcn retrieve --query and mcn features work"
-            )
-        if not videos.labels:
-            raise MCNError(
-                f"{config.data} has no labels: put the videos into one folder a class "
-                f"(recognised: {videos.layout})"
-            )
-    return train, test
-
-
-def run_retrieval(config: RetrieveConfig) -> Retrieval:
-    """Extract both lists' features and rank them; see :func:`labelled_lists`."""
-    labelled_lists(config)
-    gallery = features_of(config, "train")
-    return retrieve(features_of(config, "test"), gallery, config.ks)
+def run_retrieval(config: RetrieveConfig, lists: tuple[Videos, Videos] | None = None) -> Retrieval:
+    """Extract both lists' features and rank them; see :func:`mcn.features.features_of_lists`."""
+    train, test = features_of_lists(config, lists)
+    return retrieve(test, train, config.ks)
 
 
 def nearest_neighbour_accuracy(

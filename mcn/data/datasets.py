@@ -38,7 +38,7 @@ from mcn.data.supervise import TIMEOUT
 from mcn.data.videoinfo import VideoError, state_of
 from mcn.errors import MCNError
 
-__all__ = ["EXTENSIONS", "Videos", "describe", "load_videos"]
+__all__ = ["EXTENSIONS", "Videos", "describe", "labelled_lists", "load_list", "load_videos"]
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,14 @@ class Videos:
             f"--size {size} enlarges {len(small):,} of {len(sides):,} prepared videos (short side from "
             f"{min(small)} pixels): give --size {min(small)}, or prepare with --short_side {size}"
         )
+
+    def check_labels(self) -> None:
+        """Raise :class:`~mcn.errors.MCNError` for videos without labels."""
+        if not self.labels:
+            raise MCNError(
+                f"{self.root} has no labels: put the videos into one folder a class"
+                + f" (recognised: {self.layout})" * bool(self.layout)
+            )
 
     def state(self, index: int) -> str:
         """What changes whenever the frames of video ``index`` may have, to know what was computed from them.
@@ -164,6 +172,31 @@ def load_videos(root: str | Path, subset: str = "train", split: int = 1) -> Vide
     different = () if files == chosen.names else files
     home = layout.root
     return Videos(layout.folder, chosen.names, chosen.labels, chosen.classes, line, different, home)
+
+
+def load_list(root: str | Path, subset: str = "test", split: int = 1) -> Videos:
+    """:func:`load_videos` of a list that an evaluation cannot do without.
+
+    Raises :class:`~mcn.errors.MCNError` for an empty one, too.
+    """
+    videos = load_videos(root, subset, split)
+    if not len(videos):
+        raise MCNError(
+            f"{root} has no {subset} list: an evaluation needs the split lists of its data set "
+            f"(recognised: {videos.layout}); without one, mcn retrieve --query and mcn features work"
+        )
+    return videos
+
+
+def labelled_lists(root: str | Path, split: int = 1) -> tuple[Videos, Videos]:
+    """The training and the test list, both with labels: what a number of an evaluation takes.
+
+    Raises :class:`~mcn.errors.MCNError` where one of them is missing or has no labels.
+    """
+    test, train = (load_list(root, subset, split) for subset in ("test", "train"))
+    for videos in (test, train):
+        videos.check_labels()
+    return train, test
 
 
 def describe(layout: Layout, chosen: Selection, subset: str, split: int, lost: str = "") -> str:

@@ -199,7 +199,9 @@ def test_an_index_is_used_while_it_is_true(
 
     made: list[str] = []
     whole = module.features_of
-    monkeypatch.setattr(module, "features_of", lambda *given: made.append("x") or whole(*given))
+    monkeypatch.setattr(
+        module, "features_of", lambda *given, **more: made.append("x") or whole(*given, **more)
+    )
     path = tmp_path / "index.npz"
     first = open_index(lookup, path)
     again = open_index(lookup, path)
