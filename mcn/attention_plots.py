@@ -6,14 +6,12 @@ frame shows; the stronger it is, the more it covers the frame, from dark violet 
 people who do not tell red from green see alike.
 """
 
-import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import av
 import matplotlib
 import numpy as np
 from matplotlib.cm import ScalarMappable
@@ -23,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from mcn._h264 import encode
 from mcn.attention import times_mean
 from mcn.errors import MCNError
 from mcn.files import write_atomically
@@ -235,7 +234,7 @@ def activation_video(examples: Sequence[Example], path: Path, fps: float = 25.0)
             canvas.paste(row.image(min(n, len(row) - 1)), (0, above))
             above += row.height
         frames.append(np.asarray(canvas))
-    encoded = _encode(frames, fps)
+    encoded = encode(frames, max(1, round(fps)), crf="18")
     write_atomically(path, lambda file: file.write(encoded))
 
 
@@ -279,17 +278,3 @@ class _Strip:
             note = self._notes.get(name, "")
             draw.text((left, _HEADER + self._tile[1] + 2), note, fill="black", font=self._note_font)
         return canvas
-
-
-def _encode(frames: Sequence[NDArray[np.uint8]], fps: float) -> bytes:
-    """RGB frames ``(H, W, 3)`` as H.264 in MP4, which every browser plays."""
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=max(1, round(fps)))
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": "18"}
-        for image in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
-    return buffer.getvalue()
