@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from mcn.attention import Coverage, attention_maps, counted_pixels, motion_coverage, moving_pixels
-from mcn.attention_plots import Example, activation_bars, activation_grid, activation_video
+from mcn.attention_plots import Example, activation_bars, activation_grid, activation_video, check_accuracies
 from mcn.clip_features import VIEWS, evaluation_crops, one_view
 from mcn.config import AttendConfig, EvalConfig, PretrainConfig, build
 from mcn.data.loader import clips_of_file
@@ -27,6 +27,8 @@ from mcn.starting_points import StartingPoint, classifier_backbone, read_startin
 UNTRAINED = "untrained"
 _PICTURES = (".png", ".pdf", ".svg")
 _VIDEO = ".mp4"
+#: What can be written, for messages.
+KINDS = f"give a file ending in {', '.join(_PICTURES)} or {_VIDEO}"
 
 
 @dataclass(frozen=True)
@@ -139,9 +141,10 @@ def _picture(config: AttendConfig, examples: Sequence[Example]) -> Figure:
 
 def _check_output(config: AttendConfig, files: Sequence[str], path: Path) -> None:
     if path.suffix.lower() not in (*_PICTURES, _VIDEO):
-        raise MCNError(f"-o {path}: give a file ending in {', '.join(_PICTURES)} or {_VIDEO}")
+        raise MCNError(f"-o {path}: {KINDS}")
     if not config.accuracy:
         return
+    check_accuracies(config.accuracy)
     networks = 2 if config.compare else 1
     if len(config.accuracy) != networks or len(files) > 1 or path.suffix.lower() == _VIDEO:
         raise MCNError(

@@ -7,7 +7,7 @@ people who do not tell red from green see alike.
 """
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -182,8 +182,7 @@ def activation_bars(
     """
     if set(accuracy) != set(example.maps):
         raise MCNError(f"accuracies are of {sorted(accuracy)}, maps of {sorted(example.maps)}: give one each")
-    if wrong := [value for value in accuracy.values() if not 0 <= value <= 100]:
-        raise MCNError(f"an accuracy is {wrong[0]}: it should be per cent, from 0 to 100")
+    check_accuracies(accuracy.values())
     n = frame or (example.frames.shape[1] + 1) // 2
     top = _top(example, [n])
     count = len(example.maps)
@@ -210,6 +209,12 @@ def activation_bars(
     figure.text(0.5, 0.03, f"accuracies: {source}", ha="center", fontsize=7)
     figure.suptitle(f"{example.title}, frame {n}", fontsize=10)
     return figure
+
+
+def check_accuracies(values: Iterable[float]) -> None:
+    """Raise :class:`~mcn.errors.MCNError` for an accuracy that is not per cent."""
+    if wrong := [value for value in values if not 0 <= value <= 100]:
+        raise MCNError(f"an accuracy is {wrong[0]}: it should be per cent, from 0 to 100")
 
 
 def _wrapped(note: str) -> str:

@@ -4,13 +4,12 @@ Those that evaluate a network are in :mod:`mcn.evaluation_commands`. A command i
 runs, so that ``mcn --help`` answers at once.
 """
 
-import dataclasses
 from contextlib import suppress
 from pathlib import Path
 from shlex import quote
 from typing import Any, Literal
 
-from mcn._command import Command, argument
+from mcn._command import Command, argument, of_folder
 from mcn.config import AblateConfig, PretrainConfig
 from mcn.errors import MCNError
 from mcn.evaluation_commands import EVALUATIONS
@@ -54,7 +53,7 @@ def _ablate(config: AblateConfig, args: Any) -> None:
 def _doctor(config: PretrainConfig, args: Any) -> None:
     from mcn.doctor import diagnose
 
-    for line in diagnose(dataclasses.replace(config, data=args.folder), args.seconds).lines():
+    for line in diagnose(of_folder(config, args.folder), args.seconds).lines():
         print(line)
 
 

@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
-from mcn._command import Command, argument
+from mcn._command import Command, argument, of_folder
 from mcn.config import AttendConfig, EvalConfig, FinetuneConfig, ProbeConfig, RetrieveConfig
 from mcn.errors import MCNError
 
@@ -36,8 +36,9 @@ def _probe(config: ProbeConfig, _: Any) -> None:
         return
     result = run_probe(config)
     print(f"linear probe: top-1 {result.top1:.1f} % of {result.videos} videos (chance {result.chance:.1f} %)")
-    print(f"protocol:     {protocol(config)}")
-    _record(config, "probe", dataclasses.asdict(result))
+    said = protocol(config, result.c)
+    print(f"protocol:     {said}")
+    _record(config, "probe", dataclasses.asdict(result), said)
 
 
 def _retrieve(config: RetrieveConfig, args: Any) -> None:
@@ -54,7 +55,7 @@ def _retrieve(config: RetrieveConfig, args: Any) -> None:
     print(f"protocol:  {protocol(config)}")
     if args.sheet:
         _fig_4(config, args, result, lists)
-    _record(config, "retrieve", {f"top{k}": value for k, value in result.accuracy.items()})
+    _record(config, "retrieve", {f"top{k}": value for k, value in result.accuracy.items()}, protocol(config))
 
 
 def _look_up(config: RetrieveConfig, args: Any) -> None:
@@ -93,7 +94,7 @@ def _fig_4(config: RetrieveConfig, args: Any, result: Any, lists: Any) -> None:
 def _features(config: EvalConfig, args: Any) -> None:
     from mcn.features import features_of, save_features
 
-    config = dataclasses.replace(config, data=args.folder)
+    config = of_folder(config, args.folder)
     features = features_of(config, args.subset, share=(args.rank, args.world))
     if args.world > 1:
         made = int(features.readable.sum())
@@ -104,14 +105,18 @@ def _features(config: EvalConfig, args: Any) -> None:
 
 
 def _attend(config: AttendConfig, args: Any) -> None:
-    from mcn.attend import draw
+    from mcn.attend import KINDS, draw
 
     if args.video:
+        if not args.output:
+            raise MCNError(f"-o is missing: {KINDS}")
         for line in draw(config, args.video, Path(args.output)):
             print(line)
         return
     if not config.data:
         raise MCNError("give video files to draw, or --data (and --subset) to measure a list of videos")
+    if config.accuracy:
+        raise MCNError("--accuracy is drawn below the maps of a video: give a video file")
     from mcn.files import write_text
     from mcn.motion import measure, protocol
 
@@ -121,7 +126,7 @@ def _attend(config: AttendConfig, args: Any) -> None:
     if args.output:
         write_text(Path(args.output), found.table())
         print(f"{args.output}: a line a video")
-    _record(config, "attend", found.numbers(config.seed))
+    _record(config, "attend", found.numbers(config.seed), protocol(config))
 
 
 def _predict(_: Any, args: Any) -> None:
@@ -132,15 +137,15 @@ def _predict(_: Any, args: Any) -> None:
 
 
 def _record(
-    config: ProbeConfig | RetrieveConfig | AttendConfig, command: str, result: dict[str, float]
+    config: ProbeConfig | RetrieveConfig | AttendConfig, command: str, result: dict[str, float], protocol: str
 ) -> None:
-    """Keep a result in a run folder, with the settings and versions it was made with."""
+    """Keep a result in a run folder, with its protocol, and the settings and versions it was made with."""
     from mcn.run import RunFolder
 
     run = RunFolder(config, command)
     run.rewind_metrics(0)
     run.log(1, **result)
-    run.write_json("result.json", result)
+    run.write_json("result.json", {**result, "protocol": protocol})
     run.close()
     print(f"run folder: {run.path}")
 

@@ -26,7 +26,7 @@ from sklearn.preprocessing import StandardScaler
 
 from mcn.checkpoint import latest_checkpoint
 from mcn.classify import Start, continued, evaluate, fit, how_tested, report, starting_point
-from mcn.clip_features import VIEWS
+from mcn.clip_features import VIEWS, made_of
 from mcn.config import ProbeConfig
 from mcn.data.datasets import Videos, labelled_lists
 from mcn.errors import MCNError
@@ -36,8 +36,6 @@ from mcn.holdout import hold_out, part_of
 from mcn.metrics import Evaluation
 from mcn.run import RunFolder, choose_device
 
-#: Shown beside every number of the quick probe.
-PROTOCOL = "quick probe: logistic regression on clip-averaged frozen features"
 _HEAD = {"normalise": True}
 
 
@@ -194,10 +192,21 @@ def choose_weight_decay(config: ProbeConfig, train: Videos, start: Start | None 
     return sweep
 
 
-def protocol(config: ProbeConfig) -> str:
-    """What a number of this config was measured by, shown beside it."""
+def protocol(config: ProbeConfig, c: float | None = None) -> str:
+    """What a number of this config was measured by, shown beside it; ``c`` is what a sweep has chosen.
+
+    >>> print(protocol(ProbeConfig()).replace("; ", ";\\n"))
+    quick probe: logistic regression (C = 1) on standardised frozen features;
+    pooled features, mean of 10 clips, centre crop, rgb;
+    split 1
+    """
     if config.recipe == "quick":
-        return f"{PROTOCOL}; {config.clips} clips, {config.view}, split {config.split}"
+        chosen = config.c if c is None else c
+        how = ", chosen on held-out training videos" if config.sweep else ""
+        return (
+            f"quick probe: logistic regression (C = {chosen:g}{how}) on standardised frozen features; "
+            f"{made_of(config)}; split {config.split}"
+        )
     return (
         "headline probe: frozen backbone in eval mode, L2, BatchNorm and fc trained on random clips, "
         f"{config.epochs} epochs; {how_tested(config)}"

@@ -9,17 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mcn.clip_features import made_of
 from mcn.config import EvalConfig, PretrainConfig, RetrieveConfig
 from mcn.data.datasets import Videos, load_videos
 from mcn.features import Features, extract_features, features_of_lists
 from mcn.nearest import nearest
 from mcn.network import MetaContrastiveNetwork
-
-_FEATURE = {
-    "pooled": "pooled features",
-    "conv5": "conv5 features (max-pooled, flattened)",
-}
-_CROPS = {"centre": "centre crop", "ten": "ten crops"}
 
 
 @dataclass(frozen=True)
@@ -63,11 +58,7 @@ def protocol(config: EvalConfig) -> str:
     pooled features, mean of 10 clips, centre crop, rgb, cosine;
     split 1: the training list answers the test list
     """
-    joined = ", each view at unit length" if "+" in config.view else ""
-    return (
-        f"{_FEATURE[config.feature]}, mean of {config.clips} clips, {_CROPS[config.crops]}, "
-        f"{config.view}{joined}, cosine; split {config.split}: the training list answers the test list"
-    )
+    return f"{made_of(config)}, cosine; split {config.split}: the training list answers the test list"
 
 
 def run_retrieval(config: RetrieveConfig, lists: tuple[Videos, Videos] | None = None) -> Retrieval:
