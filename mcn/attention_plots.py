@@ -192,17 +192,22 @@ def activation_bars(
         2, count, height_ratios=[1.9, 1.5], hspace=0.1, wspace=0.06,
         left=0.6 / width, right=1 - 1.1 / width, bottom=0.13, top=0.86,
     )  # fmt: skip
-    for column, (name, scaled) in enumerate(example.scaled.items()):
-        axis = figure.add_subplot(grid[0, column])
+    maps = [figure.add_subplot(grid[0, column]) for column in range(count)]
+    for axis, (name, scaled) in zip(maps, example.scaled.items(), strict=True):
         axis.imshow(overlay(example.images, scaled, top)[n - 1], interpolation="nearest")
         axis.set(xticks=[], yticks=[])
         axis.set_title(_wrapped(example.notes.get(name, "")), fontsize=7)
     _scale_bar(figure, top, (1 - 1.0 / width, 0.47, 0.13 / width, 0.38))
     bars = figure.add_subplot(grid[1, :])
     heights = [accuracy[name] for name in example.maps]
-    drawn = bars.bar(list(example.maps), heights, width=0.45, color=[COLOURS[i % 5] for i in range(count)])
+    # Along the figure's width, in its own units: each bar stands under the middle of its map.
+    places = [axis.get_position(original=True) for axis in maps]
+    middles = [(place.x0 + place.x1) / 2 for place in places]
+    colours = [COLOURS[i % 5] for i in range(count)]
+    drawn = bars.bar(middles, heights, width=0.5 * places[0].width, color=colours)
     bars.bar_label(drawn, fmt="%.1f", fontsize=9)
-    bars.set(xlim=(-0.5, count - 0.5), ylim=(0, min(115, max(heights) * 1.2 + 5)))
+    bars.set_xticks(middles, list(example.maps))
+    bars.set(xlim=(places[0].x0, places[-1].x1), ylim=(0, min(115, max(heights) * 1.2 + 5)))
     bars.set_ylabel("top-1 accuracy (%)", fontsize=8)
     bars.tick_params(labelsize=8)
     bars.spines[["top", "right"]].set_visible(False)
@@ -255,7 +260,7 @@ class _Strip:
         enlarge = max(1, round(_TILE / max(height, width)))
         self._tile = (width * enlarge, height * enlarge)
         self._notes = {
-            "frames": f"{example.title}\nbrightest colour: {top:.1f} times a map's mean",
+            "frames": f"{example.title}\nbrightest: {top:.1f} x a map's mean",
             **example.notes,
         }
         font = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"

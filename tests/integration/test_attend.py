@@ -195,6 +195,13 @@ def test_bars_have_the_heights_and_the_source_is_said() -> None:
     figure = activation_bars(example, {"a": 20.0, "b": 30.5}, source="a test")
     heights = [patch.get_height() for patch in figure.axes[-1].patches]
     assert heights == [20.0, 30.5]
+    figure.draw_without_rendering()
+    maps, bars = figure.axes[:2], figure.axes[-1]
+    for axis, bar in zip(maps, bars.patches, strict=True):  # each bar under the middle of its map
+        map_box, bar_box = axis.get_window_extent(), bar.get_window_extent()
+        assert (bar_box.x0 + bar_box.x1) / 2 == pytest.approx((map_box.x0 + map_box.x1) / 2, abs=0.5)
+        assert bar_box.y1 < map_box.y0
+    assert [label.get_text() for label in bars.get_xticklabels()] == ["a", "b"]
     assert any("a test" in text.get_text() for text in figure.texts)
     with pytest.raises(MCNError, match="give one each"):
         activation_bars(example, {"a": 20.0}, source="a test")
