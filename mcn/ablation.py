@@ -23,7 +23,7 @@ from mcn._cores import usable_cores
 from mcn.config import AblateConfig, PretrainConfig, load_preset
 from mcn.data.datasets import Videos
 from mcn.errors import MCNError
-from mcn.holdout import videos_of
+from mcn.holdout import labelled_lists
 from mcn.preparation.parallel import parallel_map
 from mcn.results import HELD_OUT, TEST, Record, load_records, read_record, save_record
 from mcn.settings import DataConfig
@@ -176,9 +176,7 @@ def ablate(config: AblateConfig, table: str) -> list[Record]:
     """
     cells, folder = cells_of(config, table), Path(config.results)
     lists = DataConfig(data=config.data, split=config.split, validation=config.subset == "held-out")
-    train = videos_of(lists, "train")
-    if not train.labels or not len(videos_of(lists, "test")):
-        raise MCNError(f"{config.data} needs labels and a test list to be evaluated ({train.layout})")
+    train, _ = labelled_lists(lists)
     folder.mkdir(parents=True, exist_ok=True)
     done = {_mark(record) for record in load_records(folder)}
     missing = [cell for cell in cells if _mark_of(cell) not in done]

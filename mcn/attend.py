@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from mcn.attention import Coverage, attention_maps, counted_pixels, motion_coverage, moving_pixels
-from mcn.attention_plots import Example, activation_bars, activation_grid, activation_video
+from mcn.attention_plots import Example, activation_bars, activation_grid, activation_video, check_accuracies
 from mcn.clip_features import VIEWS, evaluation_crops, one_view
 from mcn.config import AttendConfig, EvalConfig, PretrainConfig, build
 from mcn.data.loader import clips_of_file
@@ -21,12 +21,14 @@ from mcn.errors import MCNError
 from mcn.features import load_network, network_from_config
 from mcn.files import save_figure
 from mcn.run import choose_device
-from mcn.starting_points import classifier_backbone, read_starting_point, weights_file
+from mcn.starting_points import StartingPoint, classifier_backbone, read_starting_point, weights_file
 
 #: What ``--compare`` takes for the checkpoint's own network as it was before training.
 UNTRAINED = "untrained"
 _PICTURES = (".png", ".pdf", ".svg")
 _VIDEO = ".mp4"
+#: What can be written, for messages.
+KINDS = f"give a file ending in {', '.join(_PICTURES)} or {_VIDEO}"
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,9 @@ def watched_networks(config: AttendConfig, device: torch.device) -> list[Watched
     Raises :class:`~mcn.errors.MCNError` as :func:`mcn.features.load_network` does.
     """
     wanted = [config.compare, config.checkpoint] if config.compare else [config.checkpoint]
-    found = [_network(where, config, device) for where in wanted]
+    places = dict.fromkeys(where for where in (*wanted, config.checkpoint) if where not in ("", UNTRAINED))
+    starts = {where: read_starting_point(where, config.backbone) for where in places}
+    found = [_network(where, config, starts, device) for where in wanted]
     titles = [title for title, _ in found]
     if len(set(titles)) < len(titles):
         titles = [f"{title} ({number})" for number, title in enumerate(titles, 1)]
@@ -63,18 +67,21 @@ def watched_networks(config: AttendConfig, device: torch.device) -> list[Watched
     ]
 
 
-def _network(where: str, config: AttendConfig, device: torch.device) -> tuple[str, nn.Module]:
+def _network(
+    where: str, config: AttendConfig, starts: dict[str, StartingPoint], device: torch.device
+) -> tuple[str, nn.Module]:
     """What a network is, and its backbone."""
     start = dataclasses.replace(config, checkpoint=config.checkpoint if where == UNTRAINED else where)
-    state = read_starting_point(start.checkpoint, start.backbone).ours if start.checkpoint else {}
+    read = starts.get(start.checkpoint)
+    state = read.ours if read else {}
     if "classes" in state:
         if where == UNTRAINED:
             raise MCNError(
                 f"--compare {UNTRAINED}: {start.checkpoint} is fine-tuned and does not know how it began; "
                 "give its pre-training checkpoint"
             )
-        return "fine-tuned", classifier_backbone(state).to(device)
-    network, trained = load_network(build(EvalConfig, dataclasses.asdict(start)), device)
+        return "fine-tuned", classifier_backbone(state, start.checkpoint).to(device)
+    network, trained = load_network(build(EvalConfig, dataclasses.asdict(start)), device, read)
     if where == UNTRAINED:
         network = network_from_config(trained).to(device)
     title = _title(trained, where) if where not in ("", UNTRAINED) else UNTRAINED
@@ -134,9 +141,10 @@ def _picture(config: AttendConfig, examples: Sequence[Example]) -> Figure:
 
 def _check_output(config: AttendConfig, files: Sequence[str], path: Path) -> None:
     if path.suffix.lower() not in (*_PICTURES, _VIDEO):
-        raise MCNError(f"-o {path}: give a file ending in {', '.join(_PICTURES)} or {_VIDEO}")
+        raise MCNError(f"-o {path}: {KINDS}")
     if not config.accuracy:
         return
+    check_accuracies(config.accuracy)
     networks = 2 if config.compare else 1
     if len(config.accuracy) != networks or len(files) > 1 or path.suffix.lower() == _VIDEO:
         raise MCNError(

@@ -6,14 +6,12 @@ frame shows; the stronger it is, the more it covers the frame, from dark violet 
 people who do not tell red from green see alike.
 """
 
-import io
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import av
 import matplotlib
 import numpy as np
 from matplotlib.cm import ScalarMappable
@@ -23,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from mcn._h264 import encode
 from mcn.attention import times_mean
 from mcn.errors import MCNError
 from mcn.files import write_atomically
@@ -183,8 +182,7 @@ def activation_bars(
     """
     if set(accuracy) != set(example.maps):
         raise MCNError(f"accuracies are of {sorted(accuracy)}, maps of {sorted(example.maps)}: give one each")
-    if wrong := [value for value in accuracy.values() if not 0 <= value <= 100]:
-        raise MCNError(f"an accuracy is {wrong[0]}: it should be per cent, from 0 to 100")
+    check_accuracies(accuracy.values())
     n = frame or (example.frames.shape[1] + 1) // 2
     top = _top(example, [n])
     count = len(example.maps)
@@ -194,23 +192,34 @@ def activation_bars(
         2, count, height_ratios=[1.9, 1.5], hspace=0.1, wspace=0.06,
         left=0.6 / width, right=1 - 1.1 / width, bottom=0.13, top=0.86,
     )  # fmt: skip
-    for column, (name, scaled) in enumerate(example.scaled.items()):
-        axis = figure.add_subplot(grid[0, column])
+    maps = [figure.add_subplot(grid[0, column]) for column in range(count)]
+    for axis, (name, scaled) in zip(maps, example.scaled.items(), strict=True):
         axis.imshow(overlay(example.images, scaled, top)[n - 1], interpolation="nearest")
         axis.set(xticks=[], yticks=[])
         axis.set_title(_wrapped(example.notes.get(name, "")), fontsize=7)
     _scale_bar(figure, top, (1 - 1.0 / width, 0.47, 0.13 / width, 0.38))
     bars = figure.add_subplot(grid[1, :])
     heights = [accuracy[name] for name in example.maps]
-    drawn = bars.bar(list(example.maps), heights, width=0.45, color=[COLOURS[i % 5] for i in range(count)])
+    # Along the figure's width, in its own units: each bar stands under the middle of its map.
+    places = [axis.get_position(original=True) for axis in maps]
+    middles = [(place.x0 + place.x1) / 2 for place in places]
+    colours = [COLOURS[i % 5] for i in range(count)]
+    drawn = bars.bar(middles, heights, width=0.5 * places[0].width, color=colours)
     bars.bar_label(drawn, fmt="%.1f", fontsize=9)
-    bars.set(xlim=(-0.5, count - 0.5), ylim=(0, min(115, max(heights) * 1.2 + 5)))
+    bars.set_xticks(middles, list(example.maps))
+    bars.set(xlim=(places[0].x0, places[-1].x1), ylim=(0, min(115, max(heights) * 1.2 + 5)))
     bars.set_ylabel("top-1 accuracy (%)", fontsize=8)
     bars.tick_params(labelsize=8)
     bars.spines[["top", "right"]].set_visible(False)
     figure.text(0.5, 0.03, f"accuracies: {source}", ha="center", fontsize=7)
     figure.suptitle(f"{example.title}, frame {n}", fontsize=10)
     return figure
+
+
+def check_accuracies(values: Iterable[float]) -> None:
+    """Raise :class:`~mcn.errors.MCNError` for an accuracy that is not per cent."""
+    if wrong := [value for value in values if not 0 <= value <= 100]:
+        raise MCNError(f"an accuracy is {wrong[0]}: it should be per cent, from 0 to 100")
 
 
 def _wrapped(note: str) -> str:
@@ -235,7 +244,7 @@ def activation_video(examples: Sequence[Example], path: Path, fps: float = 25.0)
             canvas.paste(row.image(min(n, len(row) - 1)), (0, above))
             above += row.height
         frames.append(np.asarray(canvas))
-    encoded = _encode(frames, fps)
+    encoded = encode(frames, max(1, round(fps)), crf="18")
     write_atomically(path, lambda file: file.write(encoded))
 
 
@@ -251,7 +260,7 @@ class _Strip:
         enlarge = max(1, round(_TILE / max(height, width)))
         self._tile = (width * enlarge, height * enlarge)
         self._notes = {
-            "frames": f"{example.title}\nbrightest colour: {top:.1f} times a map's mean",
+            "frames": f"{example.title}\nbrightest: {top:.1f} x a map's mean",
             **example.notes,
         }
         font = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
@@ -279,17 +288,3 @@ class _Strip:
             note = self._notes.get(name, "")
             draw.text((left, _HEADER + self._tile[1] + 2), note, fill="black", font=self._note_font)
         return canvas
-
-
-def _encode(frames: Sequence[NDArray[np.uint8]], fps: float) -> bytes:
-    """RGB frames ``(H, W, 3)`` as H.264 in MP4, which every browser plays."""
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=max(1, round(fps)))
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": "18"}
-        for image in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
-    return buffer.getvalue()

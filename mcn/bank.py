@@ -1,7 +1,9 @@
 """The feature bank (paper, Sec. 3.2): one unit-length row a video, for each of the two views.
 
-It stands for the features of all videos when a batch holds only a few of them. A row is what the
-network said when the video was last drawn, so rows are stale by up to an epoch.
+It stands for the features of all videos when a batch holds only a few of them. A row is what the network
+said when the video was last drawn. Each epoch draws the videos in a new order, first to last or last to first
+as it may be, so a row is up to just under two epochs old; older only where its video was among the few that
+fill no step at the end of an epoch.
 """
 
 import torch

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+from mcn._weights import read_weights
 from mcn.errors import MCNError
-from mcn.files import first_line, write_atomically
+from mcn.files import write_atomically
 
 _NAME = re.compile(r"step_(\d{8})\.pt")
 
@@ -55,10 +56,9 @@ def load_checkpoint(where: str | Path, device: str | torch.device = "cpu") -> di
     Raises :class:`~mcn.errors.MCNError` for a file that is no checkpoint or holds more than data.
     """
     path = find_checkpoint(where)
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:
-        raise MCNError(f"{path} is not a readable checkpoint: {first_line(error)}") from error
-    if not isinstance(state, dict) or "network" not in state:
-        raise MCNError(f"{path} is not a checkpoint of mcn: it has no entry 'network'")
+    state = read_weights(path, device)
+    if "network" not in state:
+        raise MCNError(
+            f"{path} is not a checkpoint of mcn: it has no entry 'network' (give a run folder, or one in it)"
+        )
     return state

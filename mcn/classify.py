@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mcn._weights import require
 from mcn.backbones import build_backbone
 from mcn.checkpoint import find_checkpoint, latest_checkpoint, load_checkpoint
 from mcn.clip_features import CROPS, VIEWS, evaluation_clips, evaluation_crops, is_flow, one_view
@@ -21,7 +22,6 @@ from mcn.config import FinetuneConfig, ProbeConfig
 from mcn.data.datasets import Videos
 from mcn.data.loader import Clip, clip_views, readable_videos
 from mcn.distributed import Ranks
-from mcn.errors import MCNError
 from mcn.features import load_network
 from mcn.loop import checked_steps, shares_for, train
 from mcn.metrics import Evaluation, Tally
@@ -114,7 +114,8 @@ def starting_point(config: Config, device: torch.device) -> Start:
 def continued(checkpoint: str | Path, device: torch.device) -> Start:
     """The start of a run that has a checkpoint of its own, without the one it started from."""
     state = load_checkpoint(checkpoint, device)
-    return Start(classifier_backbone(state).to(device), state["backbone"], state["start"])
+    require(state, ("backbone", "head", "start"), checkpoint)
+    return Start(classifier_backbone(state, checkpoint).to(device), state["backbone"], state["start"])
 
 
 class Classification:
@@ -238,24 +239,24 @@ def fit(
     head: dict[str, Any],
     ranks: Ranks = Ranks(),  # noqa: B008 - frozen
     *,
-    after: Path | None = None,
+    start: Start | None = None,
     **how: Any,
 ) -> tuple[RunFolder, Classification]:
     """Train a classifier to the end, continuing where a run in the same folder stopped.
 
     ``how`` goes to :class:`Classification`. What is wrong with the start is said before a folder is made;
-    a run that is continued needs nothing but its own checkpoint. ``after`` is a run whose frozen backbone
-    is taken instead of the config's. Of several ``ranks`` each computes its shares of every batch.
+    a run that is continued needs nothing but its own checkpoint. ``start`` is the run's, where it is at hand
+    already. Of several ``ranks`` each computes its shares of every batch.
     """
-    if not videos.labels:
-        raise MCNError(f"{config.data} has no labels: put the videos into one folder a class")
+    videos.check_labels()
     config = shares_for(config, ranks, "BatchNorm compares videos" if head.get("normalise") else "")
     checked_steps(len(videos), config.batch_size, stages=False)
-    known = (latest_checkpoint(Path(config.out) / "checkpoints") if config.out else None) or after
-    start = None if known else starting_point(config, choose_device(config.device))
+    if start is None and not (config.out and latest_checkpoint(Path(config.out) / "checkpoints")):
+        start = starting_point(config, choose_device(config.device))
     run = RunFolder(config, "probe" if isinstance(config, ProbeConfig) else "finetune", ranks)
     if start is None:
-        start = continued(run.resumed or str(after), run.device)
+        assert run.resumed is not None
+        start = continued(run.resumed, run.device)
     training = Classification(config, videos, start, head, run.device, ranks=ranks, **how)
     print(f"start: {start.origin}")
     train(training, run, videos, config, flow=config.view if is_flow(config.view) else None)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mcn.config import EvalConfig
 from mcn.data.augment import Augmentation, augment_batch, center_crop_batch
 from mcn.data.datasets import Videos
 from mcn.data.flow import flow_folder, read_flow
@@ -29,6 +30,8 @@ VIEWS = {"rgb": 0, "residual": 1, "signed_residual": 1, "flow_u": 1, "flow_v": 1
 CROPS = {"centre": 1, "ten": 10}
 #: What is taken of the network.
 FEATURES = ("pooled", "conv5")
+_FEATURE = {"pooled": "pooled features", "conv5": "conv5 features (max-pooled, flattened)"}
+_CROPS = {"centre": "centre crop", "ten": "ten crops"}
 
 
 class FlowClips(TestClips):
@@ -100,6 +103,16 @@ def ten_crops(height: int, width: int) -> list[Augmentation]:
     places = [(down // 2, right // 2), (0, 0), (0, right), (down, 0), (down, right)]
     boxes = [Augmentation(top, left, side, side) for top, left in places]
     return boxes + [replace(box, flip=True) for box in boxes]
+
+
+def made_of(config: EvalConfig) -> str:
+    """What a video's feature is by a config, in words for the line of protocol.
+
+    >>> made_of(EvalConfig(view="rgb+flow_v", crops="ten"))
+    'pooled features, mean of 10 clips, ten crops, rgb+flow_v, each view at unit length'
+    """
+    view = config.view + ", each view at unit length" * ("+" in config.view)
+    return f"{_FEATURE[config.feature]}, mean of {config.clips} clips, {_CROPS[config.crops]}, {view}"
 
 
 def one_view(clip: Tensor, view: str) -> Tensor:

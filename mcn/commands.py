@@ -1,26 +1,18 @@
 """The commands of ``mcn``: what each is called, takes and prints. What parses them is :mod:`mcn.cli`.
 
-A command imports what it needs when it runs, so that ``mcn --help`` answers at once.
+Those that evaluate a network are in :mod:`mcn.evaluation_commands`. A command imports what it needs when it
+runs, so that ``mcn --help`` answers at once.
 """
 
-import dataclasses
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from shlex import quote
 from typing import Any, Literal
 
-from mcn._cores import is_first
-from mcn.config import (
-    AblateConfig,
-    AttendConfig,
-    EvalConfig,
-    FinetuneConfig,
-    PretrainConfig,
-    ProbeConfig,
-    RetrieveConfig,
-)
+from mcn._command import Command, argument, of_folder
+from mcn.config import AblateConfig, PretrainConfig
 from mcn.errors import MCNError
+from mcn.evaluation_commands import EVALUATIONS
 
 
 def _pretrain(config: PretrainConfig, _: Any) -> None:
@@ -42,116 +34,6 @@ def _after_pretraining(config: PretrainConfig, path: Path) -> str:
     return f"mcn retrieve --query VIDEO {where}"
 
 
-def _finetune(config: FinetuneConfig, _: Any) -> None:
-    from mcn.finetune import finetune, protocol
-
-    path, found = finetune(config)
-    if found:
-        first, *others = found.lines(config.clips)
-        print("\n".join([f"test list: {first}", *others]))
-        print(f"protocol:  {protocol(config)}")
-    print(f"run folder: {path}" + "   (test.json, classes.csv, confusion.csv)" * bool(found))
-    print(f"next:       mcn predict VIDEO --checkpoint {path}")
-
-
-def _probe(config: ProbeConfig, _: Any) -> None:
-    from mcn.probe import headline_probe, protocol, run_probe
-
-    if config.recipe == "headline":
-        path, found = headline_probe(config)
-        first, *others = found.lines(config.clips)
-        print("\n".join([f"linear probe: {first}", *others]))
-        print(f"protocol:     {protocol(config)}")
-        print(f"run folder: {path}   (test.json, classes.csv, confusion.csv)")
-        return
-    result = run_probe(config)
-    print(f"linear probe: top-1 {result.top1:.1f} % of {result.videos} videos (chance {result.chance:.1f} %)")
-    print(f"protocol:     {protocol(config)}")
-    _record(config, "probe", result.summary())
-
-
-def _retrieve(config: RetrieveConfig, args: Any) -> None:
-    from mcn.retrieval import protocol, run_retrieval
-
-    if args.query:
-        if is_first():  # one file, or a folder's features once: the first process does it alone
-            _look_up(config, args)
-        return
-    result = run_retrieval(config)
-    shown = ", ".join(f"top-{k} {value:.1f} %" for k, value in result.accuracy.items())
-    print(f"retrieval: {shown} ({result.queries} queries)")
-    print(f"protocol:  {protocol(config)}")
-    if args.sheet:
-        _fig_4(config, args, result)
-    _record(config, "retrieve", {f"top{k}": value for k, value in result.accuracy.items()})
-
-
-def _look_up(config: RetrieveConfig, args: Any) -> None:
-    """The videos nearest to a file."""
-    from mcn.lookup import find, open_index, query_feature
-    from mcn.retrieval_plots import contact_sheet, save_sheet
-
-    query = Path(args.query)
-    asked = query_feature(config, query)  # before the folder is read
-    index = open_index(config, Path(args.index) if args.index else None)
-    found = find(asked, index, max(config.ks), leave_out=query)
-    for place, each in enumerate(found, 1):
-        print(f"{place:3}  {each.cosine:6.3f}  {each.name}")
-    if args.sheet:
-        print(f"sheet: {save_sheet(contact_sheet(query, index.features.videos, found), Path(args.sheet))}")
-
-
-def _fig_4(config: RetrieveConfig, args: Any, result: Any) -> None:
-    """Queries and their nearest by another network and by this one, as in the paper's Fig. 4."""
-    from mcn.holdout import videos_of
-    from mcn.retrieval import run_retrieval
-    from mcn.retrieval_plots import retrieval_sheet, save_sheet
-
-    found = {"this network": result}
-    if args.beside:
-        checkpoint = "" if args.beside == "untrained" else args.beside
-        found = {args.beside: run_retrieval(dataclasses.replace(config, checkpoint=checkpoint)), **found}
-    if not is_first():
-        return
-    test, train = (videos_of(config, subset) for subset in ("test", "train"))
-    print(f"sheet:     {save_sheet(retrieval_sheet(test, train, found), Path(args.sheet))}")
-
-
-def _features(config: EvalConfig, args: Any) -> None:
-    from mcn.features import write_features
-
-    config = dataclasses.replace(config, data=args.folder)
-    print(write_features(config, args.subset, Path(args.output), (args.rank, args.world)))
-
-
-def _attend(config: AttendConfig, args: Any) -> None:
-    from mcn.attend import draw
-
-    if args.video:
-        for line in draw(config, args.video, Path(args.output)):
-            print(line)
-        return
-    if not config.data:
-        raise MCNError("give video files to draw, or --data (and --subset) to measure a list of videos")
-    from mcn.files import write_text
-    from mcn.motion import measure, protocol
-
-    found = measure(config, args.subset)
-    for line in [*found.lines(config.seed), f"protocol: {protocol(config)}"]:
-        print(line)
-    if args.output:
-        write_text(Path(args.output), found.table())
-        print(f"{args.output}: a line a video")
-    _record(config, "attend", found.numbers(config.seed))
-
-
-def _predict(_: Any, args: Any) -> None:
-    from mcn.finetune import predict
-
-    for name, probability in predict(args.video, args.checkpoint, args.device)[: args.top]:
-        print(f"{100 * probability:5.1f} %  {name}")
-
-
 def _export(_: Any, args: Any) -> None:
     from mcn.export import export_backbone
 
@@ -171,7 +53,7 @@ def _ablate(config: AblateConfig, args: Any) -> None:
 def _doctor(config: PretrainConfig, args: Any) -> None:
     from mcn.doctor import diagnose
 
-    for line in diagnose(dataclasses.replace(config, data=args.folder), args.seconds).lines():
+    for line in diagnose(of_folder(config, args.folder), args.seconds).lines():
         print(line)
 
 
@@ -188,154 +70,57 @@ def _demo(_: Any, args: Any) -> None:
     demo(Path(args.out), profile=args.preset, seed=args.seed)
 
 
-def _record(
-    config: ProbeConfig | RetrieveConfig | AttendConfig, command: str, result: dict[str, float]
-) -> None:
-    """Keep a result in a run folder, with the settings and versions it was made with."""
-    from mcn.run import RunFolder
-
-    if not is_first():
-        return
-    run = RunFolder(config, command)
-    run.rewind_metrics(0)
-    run.log(1, **result)
-    run.write_json("result.json", result)
-    run.close()
-    print(f"run folder: {run.path}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Command:
-    """One command: its function of settings and arguments, its line of help, its settings and arguments."""
-
-    run: Callable[[Any, Any], None]
-    help: str
-    config: type | None = None
-    arguments: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = ()
-
-
-def _argument(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
-    return names, options
-
-
+#: Every command by name, in the order of ``mcn --help``.
 COMMANDS = {
     "demo": Command(
         _demo,
         "built-in data, contrast and MCN, one table and pictures: minutes on two cores",
         arguments=(
-            _argument(
+            argument(
                 "--out", type=str, default="runs/demo", help="run folder; an interrupted demo continues there"
             ),
-            _argument("--preset", type=Literal["laptop", "smoke"], default="laptop", help="size of the demo"),
-            _argument("--seed", type=int, default=0, help="seed of data and runs"),
+            argument("--preset", type=Literal["laptop", "smoke"], default="laptop", help="size of the demo"),
+            argument("--seed", type=int, default=0, help="seed of data and runs"),
         ),
     ),
     "pretrain": Command(_pretrain, "self-supervised pre-training on a folder of videos", PretrainConfig),
-    "probe": Command(
-        _probe, "linear probe of frozen features: quick (cached) or headline (to compare)", ProbeConfig
-    ),
-    "finetune": Command(
-        _finetune, "supervised fine-tuning, of a checkpoint or --from_scratch", FinetuneConfig
-    ),
-    "retrieve": Command(
-        _retrieve,
-        "nearest neighbours: test videos ask, training videos answer; or those of one file",
-        RetrieveConfig,
-        arguments=(
-            _argument(
-                "--query", type=str, default="", help="video file whose nearest in all of --data are shown"
-            ),
-            _argument(
-                "--index",
-                type=str,
-                default="",
-                help="file (.npz) that keeps the features --query searches; used again while they are true",
-            ),
-            _argument("--sheet", type=str, default="", help="picture to write: as the paper's Fig. 4"),
-            _argument(
-                "--beside",
-                type=str,
-                default="",
-                help="checkpoint whose answers the sheet shows beside, or untrained",
-            ),
-        ),
-    ),
-    "features": Command(
-        _features,
-        "one feature a video of a folder, as .npz",
-        EvalConfig,
-        arguments=(
-            _argument("folder", type=str, help="folder of videos"),
-            _argument("-o", "--output", type=str, required=True, help="file to write (.npz)"),
-            _argument("--subset", type=Literal["all", "train", "test"], default="all", help="which list"),
-            _argument("--rank", type=int, default=0, help="which share of the videos, from 0 to world - 1"),
-            _argument("--world", type=int, default=1, help="shares that are made, each by its own process"),
-        ),
-    ),
-    "attend": Command(
-        _attend,
-        "where a network looks: activation maps of videos, or how well they cover motion over a list",
-        AttendConfig,
-        arguments=(
-            _argument("video", type=str, nargs="*", help="video files to draw; none: --data is measured"),
-            _argument(
-                "-o",
-                "--output",
-                type=str,
-                default="",
-                help="picture (.png, .pdf, .svg) or video (.mp4) of the files; table (.csv) of the list",
-            ),
-            _argument("--subset", type=Literal["all", "train", "test"], default="test", help="which list"),
-        ),
-    ),
-    "predict": Command(
-        _predict,
-        "classes of one video by a fine-tuned network",
-        arguments=(
-            _argument("video", type=str, help="video file"),
-            _argument("--checkpoint", type=str, required=True, help="run folder or .pt of mcn finetune"),
-            _argument("--device", type=str, default="auto", help="auto, cpu, cuda, ..."),
-            _argument("--top", type=int, default=5, help="classes to print"),
-        ),
-    ),
+    **EVALUATIONS,
     "ablate": Command(
         _ablate,
         "the rows of one of the paper's tables 1 to 5, with several seeds, recorded",
         AblateConfig,
-        arguments=(_argument("table", type=str, help="table1 to table5"),),
+        arguments=(argument("table", type=str, help="table1 to table5"),),
     ),
     "doctor": Command(
         _doctor,
         "what limits a run on this machine, measured, and what to do about it",
         PretrainConfig,
         arguments=(
-            _argument("folder", type=str, help="the data set's folder"),
-            _argument("--seconds", type=float, default=5.0, help="how long each stage is timed"),
+            argument("folder", type=str, help="the data set's folder"),
+            argument("--seconds", type=float, default=5.0, help="how long each stage is timed"),
         ),
     ),
     "export": Command(
         _export,
         "backbone weights as safetensors, with torchvision's names",
         arguments=(
-            _argument("checkpoint", type=str, help="run folder or .pt"),
-            _argument("-o", "--output", type=str, required=True, help="file to write (.safetensors)"),
-            _argument(
-                "--view", type=Literal["rgb", "second"], default="rgb", help="whose running statistics"
-            ),
+            argument("checkpoint", type=str, help="run folder or .pt"),
+            argument("-o", "--output", type=str, required=True, help="file to write (.safetensors)"),
+            argument("--view", type=Literal["rgb", "second"], default="rgb", help="whose running statistics"),
         ),
     ),
     "table": Command(
         _table,
         "a table of the paper, what was measured here for it, and what differs",
         arguments=(
-            _argument("number", type=int, help="number of the paper's table, 1 to 10"),
-            _argument(
+            argument("number", type=int, help="number of the paper's table, 1 to 10"),
+            argument(
                 "--format",
                 type=Literal["text", "markdown", "html", "latex"],
                 default="text",
                 help="text fits a terminal of 100 columns",
             ),
-            _argument(
+            argument(
                 "--results",
                 type=str,
                 default=None,

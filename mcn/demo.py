@@ -16,7 +16,7 @@ from mcn.checkpoint import find_checkpoint
 from mcn.config import EvalConfig, PretrainConfig, build, load_preset
 from mcn.data.datasets import Videos, load_videos
 from mcn.data.readers import read_clip
-from mcn.features import Features, features_of
+from mcn.features import Features, features_of_lists
 from mcn.files import write_text
 from mcn.plots import loss_curves, residual_strip
 from mcn.preparation.synthetic import SyntheticConfig, write_synthetic_actions
@@ -63,7 +63,7 @@ def demo(out: Path, profile: str = "laptop", seed: int = 0) -> list[Row]:
     rows, found, test = [], {}, None
     for name, run in runs.items():
         config = _evaluation(profile, data, run, seed)
-        train, test = features_of(config, "train"), features_of(config, "test")
+        train, test = features_of_lists(config)
         found[name] = retrieve(test, train, top=(1, 5))
         accuracy = found[name].accuracy
         rows.append(Row(name, linear_probe(train, test).top1, accuracy[1], accuracy[5]))

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mcn._weights import require
 from mcn.clip_features import VIEWS, evaluation_clips, video_feature
 from mcn.config import EvalConfig, FinetuneConfig, PretrainConfig, build
 from mcn.data.datasets import Videos
@@ -28,10 +29,10 @@ from mcn.distributed import Ranks, join_ranks
 from mcn.errors import MCNError
 from mcn.feature_cache import FeatureCache, cache_key, video_keys, weights_hash
 from mcn.files import write_atomically
-from mcn.holdout import videos_of
+from mcn.holdout import labelled_lists, list_of
 from mcn.network import MetaContrastiveNetwork
 from mcn.run import choose_device, seed_everything, seed_for
-from mcn.starting_points import read_starting_point
+from mcn.starting_points import StartingPoint, read_starting_point
 
 #: Name of the folder of kept features in a run folder.
 CACHE = "features"
@@ -53,8 +54,7 @@ class Features:
 
         Raises :class:`~mcn.errors.MCNError` for an unlabelled folder.
         """
-        if not self.videos.labels:
-            raise MCNError(f"{self.videos.folder} has no labels: put the videos into one folder a class")
+        self.videos.check_labels()
         return torch.tensor(self.videos.labels)
 
     @property
@@ -87,19 +87,19 @@ def network_from_config(config: PretrainConfig) -> MetaContrastiveNetwork:
 
 
 def load_network(
-    config: EvalConfig | FinetuneConfig, device: torch.device
+    config: EvalConfig | FinetuneConfig, device: torch.device, start: StartingPoint | None = None
 ) -> tuple[MetaContrastiveNetwork, PretrainConfig]:
     """The network of a checkpoint, or one of the config's backbone, on ``device``.
 
-    The latter is untrained, or has the weights of another program's file
-    (:mod:`mcn.starting_points`). Also gives the pre-training config that describes the network. Raises
-    :class:`~mcn.errors.MCNError` for a checkpoint that is missing, unreadable or fine-tuned, for one of
-    ours that has never seen the view asked for, and for a file of another backbone.
+    The latter is untrained, or has the weights of another program's file (:mod:`mcn.starting_points`).
+    ``start`` is what the checkpoint was read as, where that has been done. Also gives the pre-training config
+    that describes the network. Raises :class:`~mcn.errors.MCNError` for a checkpoint that is missing,
+    unreadable or fine-tuned, for one of ours that never saw the view asked for, and for another backbone.
     """
     plain = PretrainConfig(backbone=config.backbone, width=config.width, seed=config.seed)
     if not config.checkpoint:
         return network_from_config(plain).to(device), plain
-    start = read_starting_point(config.checkpoint, config.backbone)
+    start = start or read_starting_point(config.checkpoint, config.backbone)
     if not start.ours:
         network = network_from_config(plain)
         print(start.load_into(network, plain))
@@ -109,11 +109,12 @@ def load_network(
         raise MCNError(
             f"{config.checkpoint} is not a pre-training checkpoint: give one that `mcn pretrain` wrote"
         )
+    require(state, ("config",), config.checkpoint)
     trained = build(PretrainConfig, state["config"])
     if config.view != "rgb" and config.view != trained.view2:
         raise MCNError(f"{config.checkpoint} was trained on rgb and {trained.view2}: use --view rgb")
     network = network_from_config(trained)
-    network.load_state_dict(state["network"])
+    start.load_into(network, trained)
     return network.to(device), trained
 
 
@@ -198,36 +199,62 @@ def extract_features(
 def features_of(
     config: EvalConfig,
     subset: str,
-    network: MetaContrastiveNetwork | None = None,
+    networks: Sequence[MetaContrastiveNetwork] = (),
     share: tuple[int, int] = (0, 1),
+    videos: Videos | None = None,
     ranks: Ranks = Ranks(),  # noqa: B008 - frozen
 ) -> Features:
     """Features of one subset as a config describes them; joined views as :func:`join` joins them.
 
-    ``network`` is used instead of the config's checkpoints. See :func:`extract_features` for ``share`` and
-    ``ranks``.
+    ``networks``, one a view, and ``videos`` are used where they are at hand already (see
+    :func:`load_networks`), :func:`extract_features` says what ``share`` and ``ranks`` are.
     """
     device = choose_device(config.device)
-    videos = videos_of(config, subset)
-    if not len(videos):
-        raise MCNError(
-            f"{config.data} has no {subset} list: an evaluation needs the split lists of its data set "
-            f"(recognised: {videos.layout})"
-        )
+    videos = videos or list_of(config, subset)
+    networks = networks or load_networks(config)
     print(f"{subset}: {videos.announced(config.size)}")
     return join([
         extract_features(
-            network or load_network(one, device)[0], videos,
+            network, videos,
             **clip_settings(one), workers=one.workers, max_bad=one.max_bad, device=device,
             progress=_bar(subset, one, config) if ranks.first else "",
             cache=cache_folder(one), share=share, ranks=ranks,
         )
-        for one in single_views(config)
+        for network, one in zip(networks, single_views(config), strict=True)
     ])  # fmt: skip
 
 
 def _bar(subset: str, one: EvalConfig, config: EvalConfig) -> str:
     return f"features {subset}" if one.view == config.view else f"features {subset}, {one.view}"
+
+
+def load_networks(config: EvalConfig) -> list[MetaContrastiveNetwork]:
+    """The network of each of a config's views, on its device. A checkpoint of both is read once.
+
+    Raises :class:`~mcn.errors.MCNError` as :func:`load_network` does.
+    """
+    device, views = choose_device(config.device), single_views(config)
+    places = dict.fromkeys(one.checkpoint for one in views if one.checkpoint)
+    starts = {where: read_starting_point(where, config.backbone) for where in places}
+    return [load_network(one, device, starts.get(one.checkpoint))[0] for one in views]
+
+
+def features_of_lists(
+    config: EvalConfig,
+    lists: tuple[Videos, Videos] | None = None,
+    ranks: Ranks = Ranks(),  # noqa: B008 - frozen
+) -> tuple[Features, Features]:
+    """Features of the training and of the test list, by networks that are loaded once.
+
+    ``lists`` are :func:`mcn.holdout.labelled_lists`, where they are at hand already. Raises
+    :class:`~mcn.errors.MCNError` where one is missing or has no labels, before a feature is computed.
+    """
+    train, test = lists or labelled_lists(config)
+    networks = load_networks(config)
+    return (
+        features_of(config, "train", networks, videos=train, ranks=ranks),
+        features_of(config, "test", networks, videos=test, ranks=ranks),
+    )
 
 
 def clip_settings(config: EvalConfig) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """Files that are written whole or not at all, whoever is killed when."""
 
+import csv
+import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -38,6 +40,18 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text as :func:`write_atomically` does."""
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Rows as CSV, a line each.
+
+    >>> print(csv_text([["name", "top1"], ["jump, high", 0.5]]), end="")
+    name,top1
+    "jump, high",0.5
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def save_figure(figure: "Figure", path: Path, **options: Any) -> None:

@@ -6,6 +6,7 @@ rows 39 to 42). From scratch is the same run on a backbone that was never pre-tr
 
 from pathlib import Path
 
+from mcn._weights import require
 from mcn.checkpoint import load_checkpoint
 from mcn.classify import (
     Config,
@@ -69,6 +70,7 @@ def predict(video: str | Path, checkpoint: str | Path, device: str = "auto") -> 
         raise MCNError(
             f"{checkpoint} is not fine-tuned: `mcn finetune` writes checkpoints that know their classes"
         )
+    require(state, ("backbone", "head"), checkpoint)
     probe = "recipe" in state["config"]
     config: Config = build(ProbeConfig, state["config"]) if probe else build(FinetuneConfig, state["config"])
     model = load_classifier(state, place)

@@ -71,6 +71,31 @@ def videos_of(config: DataConfig, subset: str) -> Videos:
     return replace(part, layout=f"{every.layout}; {subset}: {len(part)} of its {len(every)} training videos")
 
 
+def list_of(config: DataConfig, subset: str) -> Videos:
+    """:func:`videos_of` for a list that an evaluation cannot do without.
+
+    Raises :class:`~mcn.errors.MCNError` for an empty one, too.
+    """
+    videos = videos_of(config, subset)
+    if not len(videos):
+        raise MCNError(
+            f"{config.data} has no {subset} list: an evaluation needs the split lists of its data set "
+            f"(recognised: {videos.layout}); without one, mcn retrieve --query and mcn features work"
+        )
+    return videos
+
+
+def labelled_lists(config: DataConfig) -> tuple[Videos, Videos]:
+    """The training and the test list, both with labels: what a number of an evaluation takes.
+
+    Raises :class:`~mcn.errors.MCNError` where one of them is missing or has no labels.
+    """
+    test, train = (list_of(config, subset) for subset in ("test", "train"))
+    for videos in (test, train):
+        videos.check_labels()
+    return train, test
+
+
 def hold_out(videos: Videos, share: float, seed: int = 0) -> tuple[list[int], list[int]]:
     """Rows of ``videos`` to train on and rows held out: about ``share`` of each class, whole sources.
 

@@ -6,6 +6,7 @@ since, is never used; it is made again where the folder is given.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,9 +21,10 @@ from mcn.data.datasets import Videos, load_videos
 from mcn.data.loader import clips_of_file
 from mcn.errors import MCNError
 from mcn.feature_cache import cache_key, video_keys, weights_hash
-from mcn.features import FEATURE_SETTINGS, Features, features_of, join, load_network, single_views
+from mcn.features import FEATURE_SETTINGS, Features, features_of, join, load_networks, single_views
 from mcn.files import first_line, write_atomically
 from mcn.nearest import cosines, nearest
+from mcn.network import MetaContrastiveNetwork
 from mcn.run import choose_device
 
 
@@ -43,14 +45,18 @@ class Neighbour(NamedTuple):
     name: str
 
 
-def open_index(config: EvalConfig, path: Path | None = None) -> Index:
+def open_index(
+    config: EvalConfig, path: Path | None = None, networks: Sequence[MetaContrastiveNetwork] = ()
+) -> Index:
     """The index of all videos in ``config.data``, from the file ``path`` if what it holds is still true.
 
     Else it is made (what :mod:`mcn.feature_cache` has is not made again) and, where there is a ``path``,
     saved. Without ``config.data`` the file's is taken as it is, if it was made by the config's network and
-    settings. Raises :class:`~mcn.errors.MCNError` where there is neither.
+    settings. ``networks`` are :func:`mcn.features.load_networks`'s, where they are at hand already. Raises
+    :class:`~mcn.errors.MCNError` where there is neither.
     """
-    made_of = _made_of(config)
+    networks = networks or load_networks(config)
+    made_of = _made_of(config, networks)
     saved = load_index(path) if path is not None and path.exists() else None
     if not config.data:
         if saved is None:
@@ -64,14 +70,16 @@ def open_index(config: EvalConfig, path: Path | None = None) -> Index:
     files = _files(videos, config)
     if saved is not None and (saved.made_of, saved.files) == (made_of, files):
         return saved
-    index = Index(features_of(config, "all"), made_of, files)
+    index = Index(features_of(config, "all", networks, videos=videos), made_of, files)
     if path is not None:
         save_index(index, path)
     return index
 
 
-def query_feature(config: EvalConfig, query: Path) -> NDArray[np.float32]:
-    """The feature ``(F,)`` of one video file.
+def query_feature(
+    config: EvalConfig, query: Path, networks: Sequence[MetaContrastiveNetwork] = ()
+) -> NDArray[np.float32]:
+    """The feature ``(F,)`` of one video file; ``networks`` as in :func:`open_index`.
 
     Raises :class:`~mcn.errors.MCNError` for a file that cannot be read, and for views of flow, of which a
     file has none.
@@ -84,10 +92,9 @@ def query_feature(config: EvalConfig, query: Path) -> NDArray[np.float32]:
         reader=config.reader, timeout=config.read_timeout,
     )  # fmt: skip
     parts = []
-    for one in single_views(config):
-        network = load_network(one, device)[0].eval()
+    for network, one in zip(networks or load_networks(config), single_views(config), strict=True):
         row = video_feature(
-            network, raw, size=one.size, view=one.view, crops=one.crops, feature=one.feature,
+            network.eval(), raw, size=one.size, view=one.view, crops=one.crops, feature=one.feature,
             batch_size=one.batch_size, device=device,
         )  # fmt: skip
         parts.append(Features(row.cpu()[None], Videos(query.parent, (query.name,))))
@@ -109,11 +116,11 @@ def find(
     return [Neighbour(int(row), float(cosine), videos.names[row]) for row, cosine in found]
 
 
-def _made_of(config: EvalConfig) -> str:
+def _made_of(config: EvalConfig, networks: Sequence[MetaContrastiveNetwork]) -> str:
     """Changes with the networks of a config and with the settings that its features depend on."""
-    cpu = torch.device("cpu")
-    hashes = [weights_hash(load_network(one, cpu)[0]) for one in single_views(config)]
-    return cache_key(" ".join(hashes), {name: getattr(config, name) for name in FEATURE_SETTINGS})
+    return cache_key(
+        " ".join(map(weights_hash, networks)), {name: getattr(config, name) for name in FEATURE_SETTINGS}
+    )
 
 
 def _files(videos: Videos, config: EvalConfig) -> str:

@@ -4,8 +4,6 @@ A video's answer is the mean of its clips' probabilities (protocol row 41). Ever
 one that cannot be read has no answer and is wrong. A tie goes to the class that comes first.
 """
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mcn.errors import MCNError
-from mcn.files import write_text
+from mcn.files import csv_text, write_text
 
 
 def rank_of(probabilities: Tensor, label: int) -> Tensor:
@@ -83,10 +81,10 @@ class Evaluation:
         """Write the tables: ``classes.json`` (both), ``classes.csv``, ``confusion.csv``."""
         names = [score.name for score in self.classes]
         rows = [list(vars(score).values()) for score in self.classes]
-        write_text(folder / "classes.csv", _csv([list(ClassScore.__dataclass_fields__), *rows]))
+        write_text(folder / "classes.csv", csv_text([list(ClassScore.__dataclass_fields__), *rows]))
         counts = self.confusion.tolist()
         named = ([name, *row] for name, row in zip(names, counts, strict=True))
-        write_text(folder / "confusion.csv", _csv([["", *names], *named]))
+        write_text(folder / "confusion.csv", csv_text([["", *names], *named]))
         # A line a class: indented, a matrix of 400 classes would be 160,000 lines.
         scores, matrix = (_lines(of) for of in ([vars(score) for score in self.classes], counts))
         write_text(folder / "classes.json", f'{{"classes": {scores},\n"confusion": {matrix}}}\n')
@@ -99,12 +97,6 @@ def _worst(score: ClassScore) -> str:
 
 def _lines(rows: Iterable[Any]) -> str:
     return "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]"
-
-
-def _csv(rows: Iterable[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 class Tally:

@@ -21,7 +21,8 @@ from mcn.clip_features import evaluation_crops
 from mcn.config import AttendConfig
 from mcn.data.loader import TestClips, readable_videos
 from mcn.errors import MCNError
-from mcn.holdout import videos_of
+from mcn.files import csv_text
+from mcn.holdout import list_of
 from mcn.run import choose_device, generator_for
 
 _MEASURES = "motion lift and AUC are this project's measures, not the paper's; 95 % bootstrap over videos"
@@ -125,12 +126,11 @@ class Motion:
     def table(self) -> str:
         """A line a video, as CSV."""
         head = [f"{each.title} {of}" for each in self.networks for of in ("lift", "auc")]
-        rows = [",".join(["video", "moving", *head])]
+        rows = [["video", "moving", *head]]
         for i, name in enumerate(self.names):
             values = [value[i] for each in self.networks for value in (each.lift, each.auc)]
-            quoted = '"' + name.replace('"', '""') + '"'
-            rows.append(",".join([quoted, *(f"{value:.6g}" for value in (self.moving[i], *values))]))
-        return "\n".join(rows) + "\n"
+            rows.append([name, *(f"{value:.6g}" for value in (self.moving[i], *values))])
+        return csv_text(rows)
 
 
 def measure(config: AttendConfig, subset: str) -> Motion:
@@ -141,10 +141,8 @@ def measure(config: AttendConfig, subset: str) -> Motion:
     Raises :class:`~mcn.errors.MCNError` for an empty list.
     """
     device = choose_device(config.device)
-    videos = videos_of(config, subset)
-    if not len(videos):
-        raise MCNError(f"{config.data} has no {subset} list (recognised: {videos.layout})")
-    print(f"{subset}: {len(videos)} videos: {videos.layout}")
+    videos = list_of(config, subset)
+    print(f"{subset}: {videos.announced(config.size)}")
     networks = watched_networks(config, device)
     found = Motion([Measured(network.title, network.label) for network in networks])
     clips = TestClips(

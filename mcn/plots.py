@@ -22,7 +22,6 @@ from mcn.views import residual_view
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 RIGHT, WRONG = "#1a7f37", "#cf222e"
 _PANELS = {
-    "loss": "meta loss (Eq. 5)",
     "contrast": "contrast (Eq. 2)",
     "classification": "binary loss (Eq. 4)",
 }
@@ -116,18 +115,22 @@ def loss_curves(
                 step, value = np.asarray(points, dtype=float).T
                 axis.plot(step, value, color=colour, alpha=0.25, linewidth=0.8)
                 axis.plot(step, running_mean(value, smooth), color=colour, linewidth=1.8, label=name)
-        for text, level in ((levels or {}).get(key) or {}).items():
-            axis.axhline(level, color="0.35", linestyle="--", linewidth=1)
-            axis.annotate(
-                text, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8
-            )
+        _levels(axis, (levels or {}).get(key) or {})
         axis.set_xlabel("step")
-        axis.set_title(_PANELS.get(key, key.replace("_", " ")), fontsize=10)
+        axis.set_title(_panel_title(key, runs), fontsize=10)
         axis.grid(alpha=0.25)
     figure.axes[0].legend(fontsize=8, frameon=False)
     if title:
         figure.suptitle(title, fontsize=10)
     return figure
+
+
+def _panel_title(key: str, runs: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    """What a panel shows; a loss is Eq. 5 where the contrast that it is made of is logged with it."""
+    having = [line for run in runs.values() for line in run if key in line]
+    if key == "loss" and all("contrast" in line for line in having):
+        return "meta loss (Eq. 5)"
+    return _PANELS.get(key, key.replace("_", " "))
 
 
 def running_mean(values: ArrayLike, weight: float) -> NDArray[np.float64]:
@@ -288,11 +291,7 @@ def lines(
         axis.plot(
             _array(x), _array(values), color=colour, linewidth=1.8, marker=marker, markersize=4, label=name
         )
-    for name, level in (levels or {}).items():
-        axis.axhline(level, color="0.35", linestyle="--", linewidth=1)
-        axis.annotate(
-            name, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8
-        )
+    _levels(axis, levels or {})
     if log_x:
         axis.set_xscale("log")
     axis.set_xlabel(x_label)

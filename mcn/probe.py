@@ -25,22 +25,20 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mcn.classify import evaluate, fit, how_tested, report, starting_point
-from mcn.clip_features import VIEWS
+from mcn.checkpoint import latest_checkpoint
+from mcn.classify import Start, continued, evaluate, fit, how_tested, report, starting_point
+from mcn.clip_features import VIEWS, made_of
 from mcn.config import ProbeConfig
 from mcn.data.datasets import Videos
 from mcn.distributed import Ranks, join_ranks
 from mcn.errors import MCNError
-from mcn.features import Features, features_of
+from mcn.features import Features, features_of_lists
 from mcn.files import write_text
-from mcn.holdout import hold_out, part_of
+from mcn.holdout import hold_out, labelled_lists, part_of
 from mcn.loop import shares_for
 from mcn.metrics import Evaluation
-from mcn.retrieval import labelled_lists
 from mcn.run import RunFolder, choose_device
 
-#: Shown beside every number of the quick probe.
-PROTOCOL = "quick probe: logistic regression on clip-averaged frozen features"
 _HEAD = {"normalise": True}
 
 
@@ -140,8 +138,7 @@ def run_probe(config: ProbeConfig) -> Probe:
     Raises :class:`~mcn.errors.MCNError` without a test list or labels, before a feature is computed.
     """
     ranks = join_ranks(config.device)
-    labelled_lists(config)
-    train, test = (features_of(config, subset, ranks=ranks) for subset in ("train", "test"))
+    train, test = features_of_lists(config, ranks=ranks)
     return ranks.on_first(lambda: _fitted(config, train, test))
 
 
@@ -168,29 +165,41 @@ def headline_probe(config: ProbeConfig) -> tuple[Path, Evaluation]:
     ranks = join_ranks(config.device, config.out)
     config = shares_for(config, ranks, "BatchNorm compares videos")
     train, test = labelled_lists(config)
-    penalty, after = config.weight_decay, None
+    penalty, start = config.weight_decay, None
     if config.sweep:
-        config = dataclasses.replace(config, out=str(_opened(config, ranks)))
-        penalty, after = choose_weight_decay(config, train, ranks).chosen, Path(config.out) / "sweep"
-    run, training = fit(config, train, _HEAD, ranks, frozen=True, penalties=(penalty,), after=after)
+        config, start = _opened(config, ranks)
+        penalty = choose_weight_decay(config, train, ranks, start).chosen
+    run, training = fit(config, train, _HEAD, ranks, frozen=True, penalties=(penalty,), start=start)
     (found,) = evaluate(training.model, test, config, run.device, "test", ranks)
     about = {"start": training.start.origin, "protocol": protocol(config), "weight_decay": penalty}
     report(run, found, **about)
     return run.path, found
 
 
-def _opened(config: ProbeConfig, ranks: Ranks) -> Path:
-    """The run's folder, made before its sweep, which lies in it; not where it could not start."""
-    if not (config.out and Path(config.out).is_dir()):
-        starting_point(config, choose_device(config.device))
-    return RunFolder(config, "probe", ranks).path
+def _opened(config: ProbeConfig, ranks: Ranks) -> tuple[ProbeConfig, Start]:
+    """The config with its run's folder, which the sweep lies in, and what the run and its sweep start from.
+
+    No folder is made where it could not start. What goes on starts from its own checkpoint or its sweep's.
+    """
+    own = [latest_checkpoint(Path(config.out) / where / "checkpoints") for where in ("", "sweep")]
+    known = next(filter(None, own if config.out else []), None)
+    start = None if known else starting_point(config, choose_device(config.device))
+    run = RunFolder(config, "probe", ranks)
+    config = dataclasses.replace(config, out=str(run.path))
+    return config, start or continued(str(known), run.device)
 
 
-def choose_weight_decay(config: ProbeConfig, train: Videos, ranks: Ranks = Ranks()) -> Sweep:  # noqa: B008
+def choose_weight_decay(
+    config: ProbeConfig,
+    train: Videos,
+    ranks: Ranks = Ranks(),  # noqa: B008 - frozen
+    start: Start | None = None,
+) -> Sweep:
     """Train a head with each weight decay on a part of the training list, score them on the rest.
 
     All at once, on the same features: the backbone is frozen. The run is ``sweep/`` in the config's
-    folder, the result ``sweep.json`` there, which is used again where it is.
+    folder, the result ``sweep.json`` there, which is used again where it is. ``start`` is its start, where it
+    is at hand already.
     """
     path = Path(config.out) / "sweep.json"
     if text := ranks.on_first(lambda: path.read_text() if path.exists() else ""):
@@ -199,7 +208,9 @@ def choose_weight_decay(config: ProbeConfig, train: Videos, ranks: Ranks = Ranks
     else:
         kept, held = hold_out(train, config.holdout, config.seed)
         own = dataclasses.replace(config, out=str(Path(config.out) / "sweep"))
-        run, training = fit(own, part_of(train, kept), _HEAD, ranks, frozen=True, penalties=config.sweep)
+        run, training = fit(
+            own, part_of(train, kept), _HEAD, ranks, frozen=True, penalties=config.sweep, start=start
+        )
         found = evaluate(training.model, part_of(train, held), own, run.device, "held-out", ranks)
         sweep = Sweep(config.sweep, tuple(each.top1 for each in found), len(kept), len(held))
         if ranks.first:
@@ -209,10 +220,21 @@ def choose_weight_decay(config: ProbeConfig, train: Videos, ranks: Ranks = Ranks
     return sweep
 
 
-def protocol(config: ProbeConfig) -> str:
-    """What a number of this config was measured by, shown beside it."""
+def protocol(config: ProbeConfig, c: float | None = None) -> str:
+    """What a number of this config was measured by, shown beside it; ``c`` is what a sweep has chosen.
+
+    >>> print(protocol(ProbeConfig()).replace("; ", ";\\n"))
+    quick probe: logistic regression (C = 1) on standardised frozen features;
+    pooled features, mean of 10 clips, centre crop, rgb;
+    split 1
+    """
     if config.recipe == "quick":
-        return f"{PROTOCOL}; {config.clips} clips, {config.view}, split {config.split}"
+        chosen = config.c if c is None else c
+        how = ", chosen on held-out training videos" if config.sweep else ""
+        return (
+            f"quick probe: logistic regression (C = {chosen:g}{how}) on standardised frozen features; "
+            f"{made_of(config)}; split {config.split}"
+        )
     return (
         "headline probe: frozen backbone in eval mode, L2, BatchNorm and fc trained on random clips, "
         f"{config.epochs} epochs; {how_tested(config)}"

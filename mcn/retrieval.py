@@ -9,20 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mcn.clip_features import made_of
 from mcn.config import EvalConfig, PretrainConfig, RetrieveConfig
 from mcn.data.datasets import Videos
 from mcn.distributed import Ranks, join_ranks
-from mcn.errors import MCNError
-from mcn.features import Features, extract_features, features_of
+from mcn.features import Features, extract_features, features_of_lists
 from mcn.holdout import videos_of
 from mcn.nearest import nearest
 from mcn.network import MetaContrastiveNetwork
-
-_FEATURE = {
-    "pooled": "pooled features",
-    "conv5": "conv5 features (max-pooled, flattened)",
-}
-_CROPS = {"centre": "centre crop", "ten": "ten crops"}
 
 
 @dataclass(frozen=True)
@@ -68,39 +62,14 @@ def protocol(config: EvalConfig) -> str:
     pooled features, mean of 10 clips, centre crop, rgb, cosine;
     split 1: the training list answers the test list
     """
-    joined = ", each view at unit length" if "+" in config.view else ""
-    return (
-        f"{_FEATURE[config.feature]}, mean of {config.clips} clips, {_CROPS[config.crops]}, "
-        f"{config.view}{joined}, cosine; split {config.split}: the training list answers the test list"
-    )
+    return f"{made_of(config)}, cosine; split {config.split}: the training list answers the test list"
 
 
-def labelled_lists(config: EvalConfig) -> tuple[Videos, Videos]:
-    """The training and the test list, both with labels: what a number of an evaluation takes.
-
-    Raises :class:`~mcn.errors.MCNError` where one is missing, before a feature is computed.
-    """
-    train, test = (videos_of(config, subset) for subset in ("train", "test"))
-    for subset, videos in (("test", test), ("train", train)):
-        if not len(videos):
-            raise MCNError(
-                f"{config.data} has no {subset} list: an evaluation needs the split lists of its data set "
-                f"(recognised: {videos.layout}); without one, mcn retrieve --query and mcn features work"
-            )
-        if not videos.labels:
-            raise MCNError(
-                f"{config.data} has no labels: put the videos into one folder a class "
-                f"(recognised: {videos.layout})"
-            )
-    return train, test
-
-
-def run_retrieval(config: RetrieveConfig) -> Retrieval:
-    """Extract both lists' features and rank them; see :func:`labelled_lists`."""
+def run_retrieval(config: RetrieveConfig, lists: tuple[Videos, Videos] | None = None) -> Retrieval:
+    """Extract both lists' features and rank them; see :func:`mcn.features.features_of_lists`."""
     ranks = join_ranks(config.device)
-    labelled_lists(config)
-    gallery, queries = (features_of(config, subset, ranks=ranks) for subset in ("train", "test"))
-    return ranks.on_first(lambda: retrieve(queries, gallery, config.ks))
+    train, test = features_of_lists(config, lists, ranks)
+    return ranks.on_first(lambda: retrieve(test, train, config.ks))
 
 
 def nearest_neighbour_accuracy(

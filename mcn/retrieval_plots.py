@@ -1,6 +1,7 @@
 """Pictures of retrieval: the paper's Fig. 4, and the videos nearest to a file as a contact sheet."""
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from mcn.data.datasets import Videos
 from mcn.data.safe import OpenVideo, open_safely
 from mcn.errors import MCNError
 from mcn.files import save_figure
+from mcn.holdout import source_of
 from mcn.lookup import Neighbour
 from mcn.plots import RIGHT, WRONG, Picture, image_axis
 from mcn.retrieval import Retrieval
@@ -43,7 +45,9 @@ def neighbour_sheet(
         raise ValueError(f"every list has one entry a query, got lengths {counts}")
     nearest = max(len(row) for rows in neighbour_labels.values() for row in rows)
     columns = 1 + len(neighbour_frames) * nearest
-    figure = Picture(figsize=(1.25 * columns + 0.3, 1.5 * len(query_frames) + 0.6), layout="constrained")
+    tall = max(np.shape(frame)[0] / np.shape(frame)[1] for frame in query_frames)
+    height = (1.2 * tall + 0.35) * len(query_frames) + 0.6  # a row of frames with words below each
+    figure = Picture(figsize=(1.25 * columns + 0.3, height), layout="constrained")
     # A narrow empty column sets each network's neighbours apart.
     widths = [1.0] + [w for _ in neighbour_frames for w in (0.12, *[1.0] * nearest)]
     grid = figure.add_gridspec(len(query_frames), len(widths), width_ratios=widths)
@@ -74,15 +78,15 @@ def retrieval_sheet(
     columns: int = 3,
     title: str = "",
 ) -> Figure:
-    """The paper's Fig. 4 from results: ``rows`` evenly spaced queries, ``columns`` nearest by each network.
+    """The paper's Fig. 4 from results: ``rows`` queries, and ``columns`` nearest by each network.
 
-    Middle frames, opened from the videos. The queries are chosen by their place in the list alone, from
-    those that every network has an answer to. Raises :class:`~mcn.errors.MCNError` where there is none.
+    Middle frames, opened from the videos. The queries are chosen by :func:`spread_queries` from those that
+    every network has an answer to. Raises :class:`~mcn.errors.MCNError` where there is none.
     """
     answered = [q for q in range(len(queries)) if all(r.neighbours[q, 0] >= 0 for r in found.values())]
     if not answered:
         raise MCNError(f"no test video of {queries.folder} can be read: there is nothing to draw")
-    chosen = answered[:: max(1, len(answered) // rows)][:rows]
+    chosen = spread_queries(queries, answered, rows)
     nearest = {name: [r.neighbours[q, :columns].tolist() for q in chosen] for name, r in found.items()}
     return neighbour_sheet(
         [middle_frame(queries, q) for q in chosen],
@@ -94,6 +98,38 @@ def retrieval_sheet(
         },
         title=title,
     )
+
+
+def spread_queries(videos: Videos, among: Sequence[int], count: int) -> list[int]:
+    """At most ``count`` of some of a list's videos, of as many classes as there are, by the list alone.
+
+    Within a class another source video each time, and from class to class another place in the class:
+    lists give the scenes of a data set in the same order in every class.
+
+    >>> names = tuple(f"{a}/v_{a}_g{g:02d}_c01.avi" for a in "xyz" for g in (1, 2, 3))
+    >>> videos = Videos(Path(), names, tuple(i // 3 for i in range(9)), ("x", "y", "z"))
+    >>> [videos.names[row] for row in spread_queries(videos, range(9), 3)]
+    ['x/v_x_g01_c01.avi', 'y/v_y_g02_c01.avi', 'z/v_z_g03_c01.avi']
+    """
+    classes: dict[int, dict[str, list[int]]] = {}
+    for row in among:
+        sources = classes.setdefault(videos.labels[row], {})
+        sources.setdefault(source_of(videos.names[row]), []).append(row)
+    # In each class the first clip of every source, then the second of every source, ...
+    left = {
+        label: [row for clips in zip_longest(*sources.values()) for row in clips if row is not None]
+        for label, sources in classes.items()
+    }
+    kept, chosen = {label: len(sources) for label, sources in classes.items()}, []
+    order = list(left)
+    if len(order) > count:
+        order = [order[i * len(order) // count] for i in range(count)]
+    for number in range(min(count, len(among))):
+        label = next(each for each in order[number % len(order) :] + order if left[each])
+        fresh = max(1, kept[label])  # sources that have not been shown
+        chosen.append(left[label].pop(number * fresh // count))
+        kept[label] -= 1
+    return sorted(chosen)
 
 
 def contact_sheet(query: Path, videos: Videos, found: Sequence[Neighbour]) -> Figure:

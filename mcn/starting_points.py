@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mcn import coclr
 from mcn._torchvision import torchvision
+from mcn._weights import look_into, read_weights, require
 from mcn.backbones import BACKBONES, build_backbone
 from mcn.checkpoint import find_checkpoint
 from mcn.config import PretrainConfig, build
@@ -93,6 +93,8 @@ class StartingPoint:
         values = {
             name: getattr(saved, name) for name in names if getattr(saved, name) != getattr(config, name)
         }
+        if not values:
+            return "it was made by an earlier version of mcn, train again"
         flags = [f"no --{name}" if value is None else f"--{name} {value}" for name, value in values.items()]
         return f"use {', '.join(flags)}, or start from its backbone alone (`mcn export` writes it)"
 
@@ -110,7 +112,7 @@ def read_starting_point(where: str | Path, backbone: str, flag: str = "--checkpo
     if str(where).startswith(_TORCHVISION):
         return _fetched(asked, str(where).removeprefix(_TORCHVISION), backbone)
     path = find_checkpoint(where)
-    contents = _read(path)
+    contents = read_weights(path)
     if "bank" in contents:
         return StartingPoint(
             asked, "mcn checkpoint", str(path), contents["network"], whole=True, ours=contents
@@ -126,8 +128,12 @@ def read_starting_point(where: str | Path, backbone: str, flag: str = "--checkpo
     return _plain(asked, "torchvision weights", str(path), tensors)
 
 
-def classifier_backbone(state: dict[str, Any]) -> nn.Module:
-    """The backbone in a checkpoint's ``state`` that ``mcn finetune`` or the headline probe wrote."""
+def classifier_backbone(state: dict[str, Any], where: str | Path) -> nn.Module:
+    """The backbone in a checkpoint's ``state`` that ``mcn finetune`` or the headline probe wrote.
+
+    Raises :class:`~mcn.errors.MCNError`, which calls the checkpoint ``where``, for one of an earlier version.
+    """
+    require(state, ("backbone",), where)
     backbone = build_backbone(**state["backbone"])
     backbone.load_state_dict(_below("backbone.", state["network"])[0])
     return backbone
@@ -142,23 +148,14 @@ def weights_file(where: str | Path) -> Path:
 
 
 def clips_seen(where: str | Path) -> dict[str, int]:
-    """Frames, stride and size of the clips that a checkpoint of ours has seen; of another file nothing."""
+    """Frames, stride and size of the clips that a checkpoint of ours has seen; of another file nothing.
+
+    Reads no tensor, and leaves it to who does to say what is wrong with a file.
+    """
     if str(where).startswith(_TORCHVISION):
         return {}
-    contents = _read(find_checkpoint(where))
-    if "network" not in contents:
-        return {}
-    return {name: contents["config"][name] for name in ("frames", "stride", "size")}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        contents = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # both libraries raise many types for a damaged file
-        raise MCNError(f"{path} is not a readable checkpoint: {first_line(error)}") from error
-    return contents if isinstance(contents, dict) else {}
+    known = look_into(find_checkpoint(where)).get("config", {})
+    return {name: known[name] for name in ("frames", "stride", "size") if name in known}
 
 
 def _weights(path: Path, contents: dict[str, Any]) -> dict[str, Tensor]:

@@ -100,6 +100,14 @@ class Videos:
             f"{min(small)} pixels): give --size {min(small)}, or prepare with --short_side {size}"
         )
 
+    def check_labels(self) -> None:
+        """Raise :class:`~mcn.errors.MCNError` for videos without labels."""
+        if not self.labels:
+            raise MCNError(
+                f"{self.root} has no labels: put the videos into one folder a class"
+                + f" (recognised: {self.layout})" * bool(self.layout)
+            )
+
     def state(self, index: int) -> str:
         """What changes whenever the frames of video ``index`` may have, to know what was computed from them.
 

@@ -11,19 +11,18 @@ The videos are H.264 with intra frames only and a constant quantiser, so that th
 frame depends on that frame alone and the compression cannot give the motion away either.
 """
 
-import io
 import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mcn._cores import usable_cores
+from mcn._h264 import encode
 from mcn.data.supervise import TIMEOUT, supervised
 from mcn.data.videoinfo import Tick, nothing
 from mcn.errors import MCNError
@@ -223,22 +222,12 @@ def _write_in_child(job: tuple[str, SyntheticConfig, _Key]) -> None:
 
 
 def _write_video(root: str, config: SyntheticConfig, key: _Key, *, tick: Tick = nothing) -> None:
-    _write(Path(root) / "videos" / _video_name(*key), _encode(render_video(config, *key), config.fps))
+    encoded = encode(render_video(config, *key), config.fps, **_CODING)
+    _write(Path(root) / "videos" / _video_name(*key), encoded)
 
 
-def _encode(frames: NDArray[np.uint8], fps: int) -> bytes:
-    """Encode RGB frames as H.264 in MP4, each frame on its own with the same quantiser."""
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1
-        stream.options = {"preset": "veryfast", "qp": "26", "g": "1", "bf": "0", "threads": "1"}
-        for image in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
-    return buffer.getvalue()
+# Each frame is coded on its own with the same quantiser, so that the coding of a frame tells no motion.
+_CODING = {"preset": "veryfast", "qp": "26", "g": "1", "bf": "0"}
 
 
 def _video_keys(config: SyntheticConfig) -> Iterator[_Key]:

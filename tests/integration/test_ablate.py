@@ -97,7 +97,7 @@ def test_data_that_cannot_be_evaluated_is_refused_before_anything_runs(
     config: Callable[..., AblateConfig], own_data: Path
 ) -> None:
     shutil.rmtree(own_data / "splits")
-    with pytest.raises(MCNError, match="needs labels and a test list"):
+    with pytest.raises(MCNError, match="has no test list"):
         ablate(config(data=str(own_data)), "5")
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import math
 import re
 from collections.abc import Callable
@@ -176,9 +177,13 @@ def test_bars_are_the_callers_numbers(
     assert "--accuracy_source: say where" in capsys.readouterr().err
     assert main([*base, "--accuracy", "[12.5,50]", "--accuracy_source", "x"]) == 1
     assert "2 numbers for 1 networks" in capsys.readouterr().err
-    assert main([*base, "--accuracy", "[120]"]) == 1
-    assert "it should be per cent" in capsys.readouterr().err
     assert not path.exists()
+    for value in ("120", "-1", ".nan"):  # before the checkpoint is looked for
+        flags = [*base[:2], *smoke(), "-o", str(path), "--compare", "no/such/run"]
+        assert main([*flags, "--accuracy", f"[50,{value}]", "--accuracy_source", "x"]) == 1
+        assert "it should be per cent" in capsys.readouterr().err
+    assert main(["attend", *smoke(), "--data", "no/such/folder", "--accuracy", "[50]"]) == 1
+    assert "give a video file" in capsys.readouterr().err
     assert main([*base, *two, "--accuracy_source", "made up"]) == 0
     assert path.exists()
 
@@ -190,6 +195,13 @@ def test_bars_have_the_heights_and_the_source_is_said() -> None:
     figure = activation_bars(example, {"a": 20.0, "b": 30.5}, source="a test")
     heights = [patch.get_height() for patch in figure.axes[-1].patches]
     assert heights == [20.0, 30.5]
+    figure.draw_without_rendering()
+    maps, bars = figure.axes[:2], figure.axes[-1]
+    for axis, bar in zip(maps, bars.patches, strict=True):  # each bar under the middle of its map
+        map_box, bar_box = axis.get_window_extent(), bar.get_window_extent()
+        assert (bar_box.x0 + bar_box.x1) / 2 == pytest.approx((map_box.x0 + map_box.x1) / 2, abs=0.5)
+        assert bar_box.y1 < map_box.y0
+    assert [label.get_text() for label in bars.get_xticklabels()] == ["a", "b"]
     assert any("a test" in text.get_text() for text in figure.texts)
     with pytest.raises(MCNError, match="give one each"):
         activation_bars(example, {"a": 20.0}, source="a test")
@@ -228,7 +240,9 @@ def test_a_path_that_cannot_be_drawn_is_refused_before_the_work(
         assert main(["attend", films[0], *smoke("no/such/run"), *flags]) == 1
         capsys.readouterr()
         assert main(["attend", films[0], *smoke(), *flags]) == 1
-        assert "give a file ending in .png, .pdf, .svg or .mp4" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "give a file ending in .png, .pdf, .svg or .mp4" in said
+        assert (f"-o {bad}: " if bad else "-o is missing: ") in said
     assert main(["attend", *smoke()]) == 1
     assert "give video files to draw, or --data" in capsys.readouterr().err
     broken = tmp_path / "broken.mp4"
@@ -264,7 +278,9 @@ def test_lift_over_a_list(
     mean = sum(float(row["with MCN lift"]) for row in rows) / 8
     assert re.search(rf"with MCN \(.*motion lift {mean:.3f} ", said)
     (result,) = Path("runs").glob("attend-*/result.json")
-    assert f'"with MCN/lift/mean": {mean:.4f}'[:-1] in result.read_text()
+    kept = json.loads(result.read_text())
+    assert kept["with MCN/lift/mean"] == pytest.approx(mean, rel=1e-5)
+    assert f"protocol: {kept['protocol']}\n" in said
 
 
 def test_each_video_of_a_list_has_its_own_clips_coverage(action_data: Path) -> None:

@@ -1,6 +1,7 @@
 """The command line: help, where settings come from, and each command on a smoke checkpoint."""
 
 import dataclasses
+import json
 import os
 import re
 import shlex
@@ -275,11 +276,19 @@ def test_probe_and_retrieve(trained: Path, action_data: Path, capsys: pytest.Cap
     assert main(["probe", *where(trained, action_data)]) == 0
     said = capsys.readouterr().out
     assert re.search(r"top-1 \d+\.\d % of 8 videos \(chance 25\.0 %\)", said)
-    assert "2 clips, rgb, split 1" in said  # which protocol
+    assert (
+        "(C = 1) on standardised frozen features; pooled features, mean of 2 clips, centre crop, rgb; split 1"
+        in said
+    )  # which protocol
+    made = {"probe": re.search(r"^protocol: +(.*)$", said, re.MULTILINE)[1]}
     assert main(["retrieve", *where(trained, action_data), "--top", "[1,32]"]) == 0
     said = capsys.readouterr().out
     assert re.search(r"top-1 \d+\.\d %, top-32 100\.0 % \(8 queries\)", said)
     assert "cosine" in said
+    made["retrieve"] = re.search(r"^protocol: +(.*)$", said, re.MULTILINE)[1]
+    for command in ("probe", "retrieve"):  # each number's record has the line that was printed beside it
+        (path,) = Path("runs").glob(f"{command}-*/result.json")
+        assert made[command] == json.loads(path.read_text())["protocol"]
 
 
 def test_the_run_folder_and_the_file_are_the_same_checkpoint(
@@ -315,6 +324,14 @@ def test_features_come_back(
         assert all((of_test[n] == x).all() for n, x in zip(stored["names"], stored["features"], strict=True)
                    if n in of_test)  # fmt: skip
         assert sum(n in of_test for n in stored["names"]) == 8
+
+
+@pytest.mark.parametrize("command", [["features", "-o", "x.npz"], ["doctor"]])
+def test_a_folder_and_another_as_data_are_refused(
+    command: list[str], action_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, str(action_data), "--preset", "smoke", "--data", "elsewhere"]) == 1
+    assert f"{action_data} and --data elsewhere: this command takes its folder" in capsys.readouterr().err
 
 
 def test_features_of_a_flat_folder_have_no_labels(action_data: Path, tmp_path: Path) -> None:
@@ -378,8 +395,8 @@ def test_probe_headline_says_that_it_is(
     assert names <= {path.name for path in run.iterdir()}
     assert main(["probe", *flags, "--sweep", "[0.1,1]"]) == 0
     said = capsys.readouterr().out
-    assert "chosen: c " in said
-    assert "protocol:     quick probe: logistic regression" in said
+    chosen = re.search(r"chosen: c (\S+) of", said)[1]
+    assert f"quick probe: logistic regression (C = {chosen}, chosen on held-out training videos)" in said
 
 
 def test_exported_weights_are_torchvisions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """What ``mcn doctor`` measures, and what it makes of it."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,11 @@ from typing import Any
 import pytest
 
 from mcn.cli import main
+from mcn.config import AttendConfig, build
 from mcn.doctor import Diagnosis, diagnose
 from mcn.errors import MCNError
 from mcn.features import features_of
+from mcn.motion import measure
 from mcn.preparation.prepare import PrepareConfig, prepare
 from mcn.pretrain import pretrain
 
@@ -77,6 +80,9 @@ def test_prepared_frames_smaller_than_a_clip_are_said(
     pretrain(smoke_config("pretrain", size=24, epochs=1, out=tmp_path / "run", **flags))
     assert capsys.readouterr().out.splitlines()[1].startswith(asked.format(32, 32))
     features_of(smoke_config("probe", size=24, **flags), "test")
+    assert capsys.readouterr().out.splitlines()[1].startswith(asked.format(8, 8))
+    watched = build(AttendConfig, dataclasses.asdict(smoke_config("probe", size=24, **flags)))
+    measure(watched, "test")
     assert capsys.readouterr().out.splitlines()[1].startswith(asked.format(8, 8))
     for config in (
         smoke_config("probe", size=20, **flags),

@@ -356,9 +356,9 @@ def test_joined_views_are_each_at_unit_length(
     data = with_flow.root
     settings = {"data": data, "checkpoint": trained, "cache": "none", "clips": 1}
     two = fresh()
-    joined = features_of(smoke_config("retrieve", view="rgb+flow_v", **settings), "test", two)
+    joined = features_of(smoke_config("retrieve", view="rgb+flow_v", **settings), "test", [two, two])
     parts = [
-        features_of(smoke_config("retrieve", view=v, **settings), "test", two) for v in ("rgb", "flow_v")
+        features_of(smoke_config("retrieve", view=v, **settings), "test", [two]) for v in ("rgb", "flow_v")
     ]
     assert torch.equal(joined.x, torch.cat([unit(part.x) for part in parts], dim=1))
     torch.testing.assert_close(joined.x.norm(dim=1), torch.full((8,), 2**0.5))

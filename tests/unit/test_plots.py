@@ -39,6 +39,16 @@ def test_loss_curves_have_a_panel_for_what_is_there():
         plots.loss_curves({"a": [{"step": 1, "knn_top1": 1.0}]})
 
 
+def test_a_loss_is_called_eq_5_where_it_is():
+    pretraining = [{"step": 1, "loss": 2.0, "contrast": 1.0, "classification": 6.0}]
+    finetuning = [{"step": 1, "loss": 2.0, "top1": 50.0}]
+    titles = [
+        plots.loss_curves(runs, keys=("loss",)).axes[0].get_title()
+        for runs in ({"a": pretraining}, {"a": finetuning}, {"a": pretraining, "b": finetuning})
+    ]
+    assert titles == ["meta loss (Eq. 5)", "loss", "loss"]
+
+
 def test_running_mean_keeps_a_constant_and_lags_a_step():
     np.testing.assert_allclose(plots.running_mean([3.0] * 5, 0.9), 3.0)
     rising = plots.running_mean(np.arange(10.0), 0.5)

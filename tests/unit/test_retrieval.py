@@ -24,7 +24,7 @@ from mcn.lookup import Neighbour, find, load_index, open_index, query_feature
 from mcn.nearest import cosines, nearest
 from mcn.plots import RIGHT, WRONG
 from mcn.retrieval import Retrieval, protocol, retrieve, run_retrieval
-from mcn.retrieval_plots import contact_sheet, neighbour_sheet, retrieval_sheet, save_sheet
+from mcn.retrieval_plots import contact_sheet, neighbour_sheet, retrieval_sheet, save_sheet, spread_queries
 
 
 def features(x: Any, labels: str, classes: str = "abc") -> Features:
@@ -199,7 +199,9 @@ def test_an_index_is_used_while_it_is_true(
 
     made: list[str] = []
     whole = module.features_of
-    monkeypatch.setattr(module, "features_of", lambda *given: made.append("x") or whole(*given))
+    monkeypatch.setattr(
+        module, "features_of", lambda *given, **more: made.append("x") or whole(*given, **more)
+    )
     path = tmp_path / "index.npz"
     first = open_index(lookup, path)
     again = open_index(lookup, path)
@@ -343,6 +345,38 @@ def test_fig_4_shows_middle_frames_of_queries_and_answers(action_data: Path) -> 
     order[:] = -1
     with pytest.raises(MCNError, match="nothing to draw"):
         retrieval_sheet(test, train, {"a": Retrieval({}, order, 8, torch.zeros(8, dtype=torch.bool))})
+
+
+def test_queries_of_fig_4_are_of_different_classes_and_sources() -> None:
+    def drawn(groups: int, classes: str, clips: int, count: int, step: int = 1) -> list[str]:
+        names = [
+            f"{a}/v_{a}_g{g:02d}_c{c:02d}.avi" for a in classes for g in range(groups) for c in range(clips)
+        ]
+        labels = tuple(classes.index(name[0]) for name in names)
+        rows = range(0, len(names), step)
+        chosen = spread_queries(Videos(Path(), tuple(names), labels, tuple(classes)), rows, count)
+        assert len(set(chosen)) == len(chosen) == min(count, len(rows))
+        assert set(chosen) <= set(rows)
+        return [names[row] for row in chosen]
+
+    six = drawn(groups=7, classes="abcdefghijklm", clips=4, count=6)
+    assert len({name[0] for name in six}) == 6
+    assert len({name.split("_")[2] for name in six}) == 6  # groups of one number may be one scene
+    few = drawn(groups=7, classes="ab", clips=4, count=6)
+    assert [name[0] for name in few] == list("aaabbb")
+    assert len({name[:-8] for name in few}) == 6  # six sources
+    assert len(drawn(groups=1, classes="a", clips=3, count=6)) == 3
+    assert len(drawn(groups=2, classes="ab", clips=3, count=6, step=2)) == 6
+
+
+def test_rows_of_fig_4_are_as_tall_as_their_frames() -> None:
+    wide = np.zeros((1, 6, 12, 3), np.uint8)
+    heights = [
+        neighbour_sheet(frames, ["a"] * len(frames), {"x": frames[:, None]}, {"x": [["a"]] * len(frames)})
+        .get_size_inches()[1]
+        for frames in (frames_of(4), wide.repeat(4, 0))
+    ]  # fmt: skip
+    assert heights[1] < 0.8 * heights[0]
 
 
 def test_a_contact_sheet_names_what_it_shows(lookup: RetrieveConfig, tmp_path: Path) -> None:

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 from mcn._torchvision import torchvision
 from mcn.attend import watched_networks
 from mcn.backbones import build_backbone
-from mcn.checkpoint import load_checkpoint
+from mcn.checkpoint import find_checkpoint, load_checkpoint
+from mcn.classify import continued
 from mcn.cli import main
 from mcn.coclr import our_names, with_eps_of
 from mcn.config import AttendConfig, EvalConfig, FinetuneConfig, PretrainConfig
@@ -463,8 +464,9 @@ def test_reading_runs_no_code(place: str, tmp_path: Path) -> None:
         path.write_bytes(pickle.dumps(Harmful(folder), protocol=2))
     else:
         torch.save({"state_dict": twice(coclr_s3d()), "best_acc": Harmful(folder)}, path)
-    with pytest.raises(MCNError, match=r"c.pth.tar is not a readable checkpoint") as refused:
+    with pytest.raises(MCNError, match=r"c.pth.tar is not a readable checkpoint: it holds more") as refused:
         read_starting_point(path, "s3d")
+    assert "(posix.mkdir), and reading that would run code from it; give" in str(refused.value)
     assert not folder.exists()
     assert "\n" not in str(refused.value)
 
@@ -472,8 +474,15 @@ def test_reading_runs_no_code(place: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("w.pt", b"junk", "not a readable checkpoint"),
-        ("w.safetensors", b"junk", "not a readable checkpoint"),
+        ("w.pt", b"junk", "not a readable checkpoint: it is a text file; give a run folder of mcn, a check"),
+        ("w.pt", b"", "not a readable checkpoint: it is empty; give"),
+        ("w.pt", bytes(range(200)), "not a readable checkpoint: it is damaged, or of another kind; give"),
+        ("w.pt", save({"conv1.weight": torch.ones(9)}), "whose name should end in .safetensors; give"),
+        (
+            "w.safetensors",
+            b"junk",
+            "not a readable checkpoint: it is damaged, or no file of safetensors; give",
+        ),
         ("w.pt", {"epoch": 1, "model": {}}, "holds no weights by name (epoch, model)"),
         ("w.pt", {}, "holds no weights by name (nothing)"),
         ("w.pt", {"state_dict": {}}, "holds no weights by name"),
@@ -489,6 +498,53 @@ def test_files_of_something_else(name: str, content: Any, words: str, tmp_path: 
     assert words in str(refused.value)
     assert name in str(refused.value)
     assert "\n" not in str(refused.value)
+    assert "weights_only" not in str(refused.value)  # torch advises to run the file's code
+
+
+def test_a_file_that_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "step.pt"
+    save_run(path, small())
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(MCNError, match=r"step.pt is not a readable checkpoint: its end is missing, .*; give"):
+        start(small(), path)
+
+
+def without(path: Path, *names: str) -> Path:
+    """The same checkpoint as an earlier version might have written it."""
+    state = torch.load(path, weights_only=True)
+    torch.save({name: value for name, value in state.items() if name not in names}, path)
+    return path
+
+
+def test_checkpoints_of_an_earlier_version_say_so(
+    finetuned: Path, action_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = tmp_path / "old.pt"
+    old.write_bytes(find_checkpoint(finetuned).read_bytes())
+    without(old, "head", "start")
+    video = str(next(action_data.rglob("*.mp4")))
+    assert main(["predict", video, "--checkpoint", str(old), "--device", "cpu"]) == 1
+    line = f"{old} was made by an earlier version of mcn (it has no head): train again"
+    assert line in capsys.readouterr().err
+    with pytest.raises(MCNError, match=r"it has no head, start\): train again"):
+        continued(old, CPU)
+    without(old, "backbone")
+    assert main(["attend", video, "--checkpoint", str(old), "-o", str(tmp_path / "maps.png")]) == 1
+    assert f"{old} was made by an earlier version of mcn (it has no backbone)" in capsys.readouterr().err
+
+
+def test_a_pre_training_whose_network_had_other_parts_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "step.pt"
+    save_run(path, small())
+    state = torch.load(path, weights_only=True)
+    state["network"]["head.gone"] = state["network"].pop("fc.bias")
+    torch.save(state, path)
+    with pytest.raises(MCNError, match=r"it has no fc.bias .*an earlier version of mcn, train again") as said:
+        load_network(EvalConfig(checkpoint=str(path)), CPU)
+    assert "step.pt is another network" in str(said.value)
+    without(path, "config")
+    with pytest.raises(MCNError, match=r"step.pt was made by an earlier version of mcn \(it has no config\)"):
+        load_network(EvalConfig(checkpoint=str(path)), CPU)
 
 
 # what a run keeps of it
@@ -544,6 +600,8 @@ def test_clips_are_as_long_as_a_run_of_ours_says(tmp_path: Path) -> None:
     torch.save(build_backbone("r3d_small").state_dict(), tmp_path / "w.pth")
     assert clips_seen(tmp_path / "step.pt") == {"frames": 6, "stride": 2, "size": 24}
     assert clips_seen(tmp_path / "w.pth") == clips_seen(ROOT + "DEFAULT") == {}
+    (tmp_path / "junk.pt").write_bytes(b"junk")
+    assert clips_seen(tmp_path / "junk.pt") == {}  # who reads it says so
 
 
 def test_a_picture_does_not_claim_that_we_trained_it(tmp_path: Path) -> None:
