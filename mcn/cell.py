@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from mcn.ablation import Cell, portable, preset_of, protocol_of, recorded
+from mcn.ablation import Cell, portable, preset_of, recorded
 from mcn.config import (
     AttendConfig,
     FinetuneConfig,
@@ -52,7 +52,7 @@ def run_cell(cell: Cell, name: str) -> Record:
     run = _pretrained(cell)
     metrics: dict[str, float] = {}
     right: Right = {}
-    setting: dict[str, Any] = {"pretrain": recorded(cell)}
+    setting: dict[str, Any] = {"pretrain": recorded(cell), **({"tuned": cell.tuned} if cell.tuned else {})}
     for what in cell.evaluate:
         config = _settings(cell, run, what)
         numbers, hits = _EVALUATIONS[what][-1](config)
@@ -68,7 +68,7 @@ def run_cell(cell: Cell, name: str) -> Record:
         metrics={key: round(value, 4) for key, value in metrics.items()},
         data=DataUsed(name, cell.settings["split"], len(train), len(test), cell.about),
         profile=cell.profile,
-        protocol=protocol_of(cell.evaluate),
+        protocol=cell.protocol,
         device=known["device"],
         versions={key: str(known[key]) for key in ("mcn", "python", "torch", "torchvision")},
         commit=known["commit"],
@@ -82,6 +82,8 @@ def _pretrained(cell: Cell) -> Path | None:
     if not cell.trained:
         return None
     where = {"out": str(cell.run / "pretrain"), "seed": cell.seed}
+    if cell.after:
+        where["init_from"] = str(_pretrained(dataclasses.replace(cell, **cell.after, after={})))
     return pretrain(build(PretrainConfig, {**cell.settings, **where}))
 
 

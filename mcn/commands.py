@@ -164,10 +164,14 @@ def _export(_: Any, args: Any) -> None:
 def _ablate(config: AblateConfig, args: Any) -> None:
     from mcn.ablation import ablate
     from mcn.tables import render
+    from mcn.tuning import lines
 
     number = args.table.removeprefix("table")
     records = ablate(config, number)
-    print(render(int(number), records=records))
+    if config.subset == "held-out":
+        print("\n".join(["on held-out training videos, to choose step sizes by:", *lines(records)]))
+    else:
+        print(render(int(number), records=records))
 
 
 def _doctor(config: PretrainConfig, args: Any) -> None:
