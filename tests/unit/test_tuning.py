@@ -41,9 +41,8 @@ def test_each_row_takes_its_own_best() -> None:
 
 
 def test_the_mean_over_seeds_decides_and_of_equals_the_smaller_step() -> None:
-    seeds = [
-        record("mcn", lr, p, s) for lr, p, s in ((0.01, 90, 0), (0.01, 0, 1), (0.03, 46, 0), (0.03, 46, 1))
-    ]
+    found = ((0.01, 90, 0), (0.01, 0, 1), (0.03, 46, 0), (0.03, 46, 1))
+    seeds = [record("mcn", lr, probe, seed) for lr, probe, seed in found]
     assert choose(seeds, ROWS, ["mcn"], "drawn")["mcn"].step_sizes["lr"] == 0.03
     equal = [record("mcn", lr, 50.0) for lr in (0.1, 0.03, 0.3)]
     assert choose(equal, ROWS, ["mcn"], "drawn")["mcn"].step_sizes["lr"] == 0.03
@@ -63,7 +62,7 @@ def test_one_record_about_test_videos_stops_it_whatever_it_says(better: float) -
         (FOUND[:3], r"different numbers of step sizes to choose from \(contrast: 2 .*mcn: 1 on"),
         (
             [*FOUND, record("mcn", 0.03, 1.0, seed=101)],
-            "not every step size of mcn was tried on the same seeds",
+            "not every step size of mcn was tried on",
         ),
         ([*FOUND[:3], record("mcn", 0.03, 1.0, seed=101)], "not every step size of mcn"),
         ([*FOUND[:3], record("mcn", 0.03, 1.0, profile="laptop")], "differ in data, profile or protocol"),
