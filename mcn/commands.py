@@ -182,10 +182,15 @@ def _doctor(config: PretrainConfig, args: Any) -> None:
 
 
 def _table(_: Any, args: Any) -> None:
-    from mcn.results import load_records
+    from mcn.results import load_records, own_records
+    from mcn.significance import comparison
     from mcn.tables import render
 
-    print(render(args.number, args.format, load_records(args.results) if args.results else None), end="")
+    records = load_records(args.results) if args.results else own_records()
+    if args.compare:
+        print("\n".join(comparison(records, args.number, args.compare.split(","))))
+    else:
+        print(render(args.number, args.format, records), end="")
 
 
 def _demo(_: Any, args: Any) -> None:
@@ -344,6 +349,12 @@ COMMANDS = {
                 type=str,
                 default=None,
                 help="folder of measured records; without one, book/results of the checkout mcn runs from",
+            ),
+            _argument(
+                "--compare",
+                type=str,
+                default="",
+                help="rows to compare instead, such as contrast,mcn: differences with intervals, and orders",
             ),
         ),
     ),
