@@ -215,12 +215,16 @@ def _record(
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """One command: its function of settings and arguments, its line of help, its settings and arguments."""
+    """One command: its function of settings and arguments, its line of help, its settings and arguments.
+
+    ``presets`` says whether presets have settings for it.
+    """
 
     run: Callable[[Any, Any], None]
     help: str
     config: type | None = None
     arguments: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = ()
+    presets: bool = True
 
 
 def _argument(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -312,6 +316,7 @@ COMMANDS = {
         "the rows of one of the paper's tables 1 to 5, with several seeds, recorded",
         AblateConfig,
         arguments=(_argument("table", type=str, help="table1 to table5"),),
+        presets=False,  # --profile names the preset whose settings the rows change
     ),
     "doctor": Command(
         _doctor,

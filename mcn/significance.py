@@ -114,6 +114,7 @@ def smallest_difference(
     seeds: int,
     *,
     discordance: float,
+    within: float = 0.0,
     seed_sd: float = 0.0,
     per_source: float = 1.0,
     correlation: float = 0.0,
@@ -122,23 +123,26 @@ def smallest_difference(
 ) -> float:
     r"""The difference of two rows, in per cent, that a two-sided test finds with probability ``power``.
 
-    .. math:: (z_{1 - level/2} + z_{power}) \sqrt{ 2 \sigma^2 / s + 100^2 q (1 + (m - 1) \rho) / n }
+    .. math:: (z_{1 - level/2} + z_{power})
+        \sqrt{ 2 \sigma^2 / s + 100^2 (q - w (1 - 1/s)) (1 + (m - 1) \rho) / n }
 
-    for ``n`` videos, paired, and ``s`` seeds a row. ``discordance`` ``q``: share of videos that one row
-    has right and the other wrong (0.5 for rows right half the time that have nothing in common; less in
-    truth). Averaging answers over seeds lowers it, which is not counted, so this is an upper bound.
-    ``seed_sd`` ``sigma``: standard deviation, in per cent, of a row's accuracy from seed to seed. Videos come
-    in sources of ``per_source`` ``m`` on average, within which differences are correlated by
-    ``correlation`` ``rho``. It is the usual normal approximation.
+    for ``n`` videos, paired, and ``s`` seeds a row. ``discordance`` ``q``: share of videos that a network of
+    one row has right and one of the other wrong, or the reverse (0.5 for rows right half the time that have
+    nothing in common). ``within`` ``w``, at most ``q``: the same of two seeds of one row, which averaging
+    over seeds lessens; 0 counts none of it, an upper bound. ``seed_sd`` ``sigma``: standard deviation, in
+    per cent, of a row's accuracy from seed to seed on a list without end. Videos come in sources of
+    ``per_source`` ``m`` on average, within which differences are correlated by ``correlation`` ``rho``. It is
+    the usual normal approximation.
 
     >>> round(smallest_difference(503, 5, discordance=0.3), 1)
     6.8
     """
-    if min(videos, seeds) < 1 or not 0 <= discordance <= 1 or seed_sd < 0:
-        raise ValueError("videos and seeds are at least 1, discordance is from 0 to 1, seed_sd at least 0")
+    if min(videos, seeds) < 1 or not 0 <= within <= discordance <= 1 or seed_sd < 0:
+        raise ValueError("videos, seeds are at least 1, 0 <= within <= discordance <= 1, seed_sd at least 0")
     z = NormalDist().inv_cdf
     of_seeds = 2 * seed_sd**2 / seeds
-    of_videos = 100**2 * discordance * (1 + (per_source - 1) * correlation) / videos
+    apart = discordance - within * (1 - 1 / seeds)
+    of_videos = 100**2 * apart * (1 + (per_source - 1) * correlation) / videos
     return (z(1 - level / 2) + z(power)) * math.sqrt(of_seeds + of_videos)
 
 

@@ -253,5 +253,7 @@ def test_the_command_prints_the_papers_rows_and_the_measured_ones(
     assert "77.3" in said
     assert "drawn actions" in said
     assert "untrained (not in the paper)" in said
+    assert main(["ablate", "table5", *flags, *where, "--preset", "smoke"]) == 2  # it is --profile here
+    assert "unrecognized arguments: --preset" in capsys.readouterr().err
     assert main(["ablate", "table9", *flags, *where]) == 1
     assert capsys.readouterr().err.startswith("mcn ablate: table '9' cannot be run")

@@ -109,6 +109,17 @@ def test_the_smallest_difference_is_found_as_often_as_it_says() -> None:
     assert np.mean(np.abs(found) / error > 1.959964) == pytest.approx(0.8, abs=0.03)
 
 
+def test_averaging_over_seeds_lessens_what_seeds_disagree_about() -> None:
+    random = np.random.default_rng(4)
+    p, seeds = random.beta(1, 1, (2, 200_000)), 5  # how often each row's networks are right about each video
+    answers = random.random((2, seeds, p.shape[1])) < p[:, None]
+    q = (answers[0, 0] != answers[1, 0]).mean()
+    w = (answers[:, 0] != answers[:, 1]).mean()
+    spread = (answers[1].mean(0) - answers[0].mean(0)).std()
+    needed = smallest_difference(50, seeds, discordance=q, within=w)
+    assert needed == pytest.approx((1.959964 + 0.841621) * 100 * spread / math.sqrt(50), rel=0.01)
+
+
 def test_the_smallest_difference_has_its_limits() -> None:
     videos_alone = smallest_difference(100, 1, discordance=0.5)
     assert videos_alone == pytest.approx((1.959964 + 0.841621) * 100 * math.sqrt(0.5 / 100), rel=1e-5)
