@@ -23,7 +23,7 @@ from mcn._cores import usable_cores
 from mcn.config import AblateConfig, PretrainConfig, load_preset
 from mcn.data.datasets import Videos, load_videos
 from mcn.errors import MCNError
-from mcn.holdout import videos_of
+from mcn.holdout import of_classes, videos_of
 from mcn.preparation.parallel import parallel_map
 from mcn.results import HELD_OUT, TEST, Record, load_records, read_record, save_record
 from mcn.rows import TABLES, TUNED, Row, rows_of
@@ -47,6 +47,7 @@ class Cell:
     protocol: str
     out: str  #: folder of the runs
     tuned: dict[str, Any] = field(default_factory=dict)  #: how its step sizes were chosen, if they were
+    unseen: tuple[str, ...] = ()  #: classes that evaluations are about, and pre-training is not; none: all
     after: dict[str, Any] = field(default_factory=dict)  #: ``row`` and ``settings`` of what it starts from
 
     @property
@@ -80,8 +81,9 @@ def cells_of(config: AblateConfig, table: str) -> list[Cell]:
     wanted = [row for row in rows.values() if not config.rows or row.name in config.rows]
     wanted = [row for row in wanted if _evaluations(row, config)]
     choices = _choices(config, wanted) if config.tuned else {}
+    seen = _seen(config)
     return [
-        _cell(row, seed, config, table, choices)
+        _cell(row, seed, config, table, choices, seen)
         for seed in range(config.seed, config.seed + config.seeds)
         for row in wanted
     ]
@@ -91,11 +93,27 @@ def _evaluations(row: Row, config: AblateConfig) -> tuple[str, ...]:
     return tuple(what for what in config.evaluate if not row.only or what in row.only)
 
 
-def _cell(row: Row, seed: int, config: AblateConfig, table: str, choices: dict[str, Choice]) -> Cell:
+def _seen(config: AblateConfig) -> dict[str, list[str]]:
+    """The setting ``classes`` of pre-training: all but the unseen, where there are some."""
+    if not config.unseen:
+        return {}
+    every = load_videos(config.data, "train", config.split)
+    of_classes(every, config.unseen)  # says which there is not
+    return {"classes": [name for name in every.classes if name not in config.unseen]}
+
+
+def _cell(
+    row: Row,
+    seed: int,
+    config: AblateConfig,
+    table: str,
+    choices: dict[str, Choice],
+    seen: dict[str, list[str]],
+) -> Cell:
     where = {
         "data": config.data, "split": config.split, "device": config.device, "reader": config.reader,
         "threads": config.threads or max(1, usable_cores() // config.jobs),
-        **({"validation": True} if config.subset == "held-out" else {}),
+        **({"validation": True} if config.subset == "held-out" else {}), **seen,
     }  # fmt: skip
 
     def settings(row: Row) -> dict[str, Any]:
@@ -113,6 +131,7 @@ def _cell(row: Row, seed: int, config: AblateConfig, table: str, choices: dict[s
         evaluate=_evaluations(row, config),
         protocol=protocol_of(config.evaluate),
         out=config.out or "runs/ablate",
+        unseen=config.unseen,
         tuned=choices[row.like].recorded() if row.like in choices else {},
         after={"row": first.name, "settings": settings(first)} if first else {},
     )
@@ -154,8 +173,9 @@ def _changes(given: Iterable[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals or name not in names:
             raise MCNError(f"--set {text}: give NAME=VALUE with a setting of mcn pretrain, such as epochs=40")
-        if name == "validation":
-            raise MCNError(f"--set {text}: give --subset held-out, so that the records say so")
+        if name in ("validation", "classes"):
+            flag = {"validation": "--subset held-out", "classes": "--unseen"}[name]
+            raise MCNError(f"--set {text}: give {flag}, so that the records say so")
         changes[name] = yaml.safe_load(value)
         with suppress(ValueError):  # YAML takes 1e-3 for a word
             changes[name] = float(value) if isinstance(changes[name], str) else changes[name]
@@ -177,10 +197,13 @@ def ablate(config: AblateConfig, table: str) -> list[Record]:
     done = {_mark(record) for record in load_records(folder)}
     missing = [cell for cell in cells if _mark_of(cell) not in done]
     print(f"table {table}: {len(cells)} cells, {len(cells) - len(missing)} of them recorded in {folder}")
+    name = config.name or _name(train)
+    if config.unseen:
+        name += f", {len(config.unseen)} classes unseen in pre-training"
     failed = []
     # Those that start from another cell's network come when that is trained.
     for some in ([c for c in missing if not c.after], [c for c in missing if c.after]):
-        work = [(cell, config.name or _name(train)) for cell in some]
+        work = [(cell, name) for cell in some]
         for index, said in parallel_map(
             _in_process, work, workers=config.jobs, desc=f"table {table}", unit="cell"
         ):

@@ -36,6 +36,7 @@ from mcn.probe import headline_probe, run_probe
 from mcn.results import DataUsed, Record, write_record
 from mcn.retrieval import run_retrieval
 from mcn.run import choose_device, environment, read_metrics
+from mcn.settings import DataConfig
 
 Right = dict[str, Sequence[bool]]  # by metric, for each test video
 Found = tuple[dict[str, float], Right]
@@ -59,7 +60,8 @@ def run_cell(cell: Cell, name: str) -> Record:
         metrics, right = metrics | numbers, right | hits
         setting[what] = portable(dataclasses.asdict(config))
     known = environment(device)
-    train, test = (videos_of(build(PretrainConfig, cell.settings), subset) for subset in ("train", "test"))
+    lists = build(DataConfig, {**cell.settings, "classes": cell.unseen})
+    train, test = (videos_of(lists, subset) for subset in ("train", "test"))
     return Record(
         table=cell.table,
         row=cell.row,
@@ -96,7 +98,7 @@ def _settings(cell: Cell, run: Path | None, what: str) -> Any:
     )  # fmt: skip
     settings = {key: cell.settings[key] for key in shared if key in cell.settings}
     where = {"checkpoint": str(run or ""), "seed": cell.seed, "out": str(cell.run / what)}
-    where |= {"from_scratch": run is None}
+    where |= {"from_scratch": run is None, "classes": cell.unseen}
     preset = preset_of(cell.profile, cell.settings["backbone"])
     return build(kind, {**load_preset(preset, command), **settings, **where, **changes})
 
@@ -163,7 +165,8 @@ def _curve(run: Path | None, config: PretrainConfig) -> dict[str, list[float | N
 def main(call: str) -> int:
     """Run the cell that ``call``, a JSON object, describes; the record goes into the cell's folder."""
     given = json.loads(call)
-    cell = Cell(**{**given["cell"], "evaluate": tuple(given["cell"]["evaluate"])})
+    tuples = {name: tuple(given["cell"][name]) for name in ("evaluate", "unseen")}
+    cell = Cell(**{**given["cell"], **tuples})
     try:
         write_record(run_cell(cell, given["name"]), cell.run / "record.json")
     except MCNError as error:

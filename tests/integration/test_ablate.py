@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from mcn import ablation
 from mcn.ablation import ablate, cells_of
+from mcn.checkpoint import load_checkpoint
 from mcn.cli import main
 from mcn.config import AblateConfig, PretrainConfig, build, load_preset
 from mcn.data.datasets import load_videos
 from mcn.data.plan import steps_per_epoch
 from mcn.errors import MCNError
-from mcn.results import HELD_OUT, TEST, load_records
+from mcn.results import HELD_OUT, TEST, DataUsed, load_records
 from mcn.rows import TABLES
 from mcn.tables import NOT_MEASURED, paper_table
 
@@ -88,6 +90,22 @@ def test_a_row_that_starts_from_another(config: Callable[..., AblateConfig]) -> 
     assert str(few.out) not in json.dumps(warm.setting)
 
 
+def test_pretraining_and_evaluation_on_different_classes(
+    config: Callable[..., AblateConfig], action_data: Path
+) -> None:
+    classes = load_videos(action_data, "train").classes
+    few = config(rows=("contrast",), evaluate=("probe", "finetune"), unseen=classes[1:3], name="drawn")
+    (record,) = ablate(few, "5")
+    assert record.data == DataUsed("drawn, 2 classes unseen in pre-training", 1, 16, 4)
+    assert record.setting["pretrain"]["classes"] == [classes[0], classes[3]]
+    assert record.setting["probe"]["classes"] == list(classes[1:3])
+    run = cells_of(few, "5")[0].run
+    state = load_checkpoint(run / "pretrain", torch.device("cpu"))
+    assert state["bank"]["rows"].shape[1] == 16
+    assert load_checkpoint(run / "finetune", torch.device("cpu"))["classes"] == list(classes[1:3])
+    assert ablate(few, "5") == [record]
+
+
 def test_step_sizes_are_chosen_without_the_test_list(
     config: Callable[..., AblateConfig], own_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,6 +175,8 @@ def test_seeds_come_one_after_the_other(config: Callable[..., AblateConfig]) -> 
         ("5", {"set": ("epoch=3",)}, "--set epoch=3: give NAME=VALUE"),
         ("5", {"set": ("epochs",)}, "--set epochs: give NAME=VALUE"),
         ("5", {"set": ("validation=true",)}, "give --subset held-out"),
+        ("5", {"set": ("classes=[Bob]",)}, "give --unseen"),
+        ("5", {"unseen": ("Nap",)}, "no class 'Nap'"),
         ("5", {"rows": ("from-scratch",)}, "--rows from-scratch: it is evaluated by finetune"),
         ("5", {"tuned": "x", "set": ("lr=.1",)}, "--set lr=... and --tuned x: give one of them"),
     ],
