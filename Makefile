@@ -59,7 +59,7 @@ bench: install   ## timed comparisons, as ratios (minutes)
 	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
 
 tables: install  ## all evaluations of one trained and one untrained network, recorded: DATA=... SET=[epochs=12]
-	$(BIN)/mcn ablate table5 --data $(DATA) --seeds 1 --rows '[untrained,mcn]' --set '$(SET)' \
+	$(BIN)/mcn ablate table5 --data $(DATA) --seeds 1 --rows '[untrained,from-scratch,mcn]' --set '$(SET)' \
 	  --evaluate '[probe,headline,retrieval,finetune,motion]' --out runs/tables --results book/results
 
 robust: install  ## a thousand damaged files, every real clip, ten thousand opens (half an hour)

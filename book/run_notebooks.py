@@ -5,14 +5,16 @@
     python book/run_notebooks.py book/fcm_pairing.ipynb          these
 
 Each notebook gets a stamp in its metadata (``mcn_fresh``): a hash over its code cells and over the
-sources of all modules of ``mcn`` that it imports, directly or through others, and the profile. A
-test compares the stamp, so committed outputs cannot silently fall behind the code.
+sources of all modules of ``mcn`` that it imports, directly or through others, over the records in
+``book/results`` where it reads them, and the profile. A test compares the stamp, so committed outputs
+cannot silently fall behind code or measurements.
 """
 
 import argparse
 import ast
 import hashlib
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -24,6 +26,7 @@ from nbclient import NotebookClient
 
 BOOK = Path(__file__).resolve().parent
 PACKAGE = BOOK.parent / "mcn"
+RESULTS = BOOK / "results"
 
 
 def module_file(name: str) -> Path | None:
@@ -60,12 +63,20 @@ def sources_of(code: str) -> list[Path]:
     return sorted(seen)
 
 
+def reads_records(code: str) -> bool:
+    """Whether code reads the measured results: by these functions, or by a path into their folder."""
+    return bool(re.search(r"\b(own_records|load_records|read_record|render)\b|\bresults[/\"']", code))
+
+
 def stamp_of(notebook: Any) -> str:
     """The hash that outputs belong to."""
     cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    code = "\n".join(cells)
     digest = hashlib.sha256(json.dumps(cells).encode())
-    for path in sources_of("\n".join(cells)):
+    for path in sources_of(code):
         digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
+    for path in sorted(RESULTS.rglob("*.json")) if reads_records(code) else ():
+        digest.update(path.relative_to(RESULTS).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:32]
 
 

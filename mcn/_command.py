@@ -12,12 +12,16 @@ D = TypeVar("D", bound=DataConfig)
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """One command: its function of settings and arguments, its line of help, its settings and arguments."""
+    """One command: its function of settings and arguments, its line of help, its settings and arguments.
+
+    ``presets`` says whether presets have settings for it.
+    """
 
     run: Callable[[Any, Any], None]
     help: str
     config: type | None = None
     arguments: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = ()
+    presets: bool = True
 
 
 def argument(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:

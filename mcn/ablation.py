@@ -2,8 +2,8 @@
 
 A row is a name and what it changes in the profile's pre-training settings; a cell is a row with a
 seed. Each finished cell is a record (:mod:`mcn.results`), so a run that was interrupted goes on with
-the next cell, and a cell within its pre-training. Nothing is chosen here: every cell is evaluated
-once, at its last epoch.
+the next cell, and a cell within its pre-training. Every cell is evaluated once, at its last epoch; step
+sizes may be chosen, on held-out training videos (:mod:`mcn.tuning`), and nothing is chosen on test videos.
 """
 
 import dataclasses
@@ -21,66 +21,16 @@ import yaml
 
 from mcn._cores import usable_cores
 from mcn.config import AblateConfig, PretrainConfig, load_preset
-from mcn.data.datasets import Videos
+from mcn.data.datasets import Videos, load_videos
 from mcn.errors import MCNError
-from mcn.holdout import labelled_lists
+from mcn.holdout import labelled_lists, of_classes
 from mcn.preparation.parallel import parallel_map
 from mcn.results import HELD_OUT, TEST, Record, load_records, read_record, save_record
+from mcn.rows import TABLES, TUNED, Row, rows_of
 from mcn.settings import DataConfig
+from mcn.tuning import STEP_SIZES, Choice, choose
 
-CONTRAST: dict[str, Any] = {"order": "none", "cls_weight": 0.0}
-BINARY: dict[str, Any] = {"order": "none"}
-FIRST: dict[str, Any] = {"order": "first"}
-EXACT: dict[str, Any] = {"order": "exact"}
 _PAPERS = "r2plus1d_18"  # the backbone of the paper's Tables 3 to 5
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of a table: its name in the records, and what it changes in the profile's settings.
-
-    ``settings`` is ``None`` for a network that is not pre-trained. ``frames`` multiplies the profile's
-    number of frames (the paper's 16, 32 and 64 are half, one and two times its 32).
-    """
-
-    name: str
-    settings: dict[str, Any] | None = field(default_factory=dict)
-    frames: float = 1.0
-
-
-def _pairs(of: Iterable[tuple[str, dict[str, Any], float]]) -> tuple[Row, ...]:
-    """Baseline and MCN for each of some settings."""
-    return tuple(
-        Row(f"{method}-{name}", {**settings, **change}, frames)
-        for name, change, frames in of
-        for method, settings in (("baseline", CONTRAST), ("mcn", EXACT))
-    )
-
-
-_BACKBONES = _pairs(
-    (name, {"backbone": name, "width": None}, 1.0) for name in ("s3d", "r2plus1d_18", "r3d_18")
-)
-#: The rows of each of the paper's tables, under their names in ``mcn/paper_tables.yaml``; in Table 5 those
-#: that the paper does not have follow.
-TABLES: dict[str, tuple[Row, ...]] = {
-    "1": _BACKBONES,
-    "2": _BACKBONES,
-    "3": tuple(Row(f"alpha-{alpha}", {**EXACT, "cls_weight": alpha}) for alpha in (0.1, 0.2, 0.3, 0.4)),
-    "4": _pairs((name, {}, frames) for name, frames in (("16", 0.5), ("32", 1.0), ("64", 2.0))),
-    "5": (
-        Row("contrast", CONTRAST),
-        Row("contrast-binary", BINARY),
-        Row("mcn", EXACT),
-        Row("mcn-first-order", FIRST),
-        Row("untrained", None),
-        Row("contrast-whole-bank", {**CONTRAST, "negatives": 0}),
-        Row("contrast-64-negatives", {**CONTRAST, "negatives": 64}),
-        Row("mcn-separate-backbones", {**EXACT, "sharing": "separate"}),
-        Row("mcn-single-fc", {**EXACT, "head": "linear"}),
-        Row("mcn-mean-reduction", {**EXACT, "cls_reduction": "mean"}),
-        Row("mcn-support-loss", {**EXACT, "outer_support_weight": 1.0}),
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -94,7 +44,11 @@ class Cell:
     settings: dict[str, Any]  #: of pre-training, and of the clips in evaluation
     trained: bool
     evaluate: tuple[str, ...]
+    protocol: str
     out: str  #: folder of the runs
+    tuned: dict[str, Any] = field(default_factory=dict)  #: how its step sizes were chosen, if they were
+    unseen: tuple[str, ...] = ()  #: classes that evaluations are about, and pre-training is not; none: all
+    after: dict[str, Any] = field(default_factory=dict)  #: ``row`` and ``settings`` of what it starts from
 
     @property
     def about(self) -> str:
@@ -104,40 +58,97 @@ class Cell:
     @property
     def run(self) -> Path:
         """Where it is pre-trained: cells of several tables that are one network share the run."""
-        text = json.dumps([self.settings, self.seed], sort_keys=True)
+        known = [self.settings, self.seed, *([self.after] if self.after else [])]
+        text = json.dumps(known, sort_keys=True)
         return Path(self.out) / f"{self.row}-seed{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def cells_of(config: AblateConfig, table: str) -> list[Cell]:
     """The cells of a table, seed by seed: an interrupted run leaves whole tables of fewer seeds.
 
-    Raises :class:`~mcn.errors.MCNError` for a table or a row that there is not.
+    Rows that have none of the evaluations that are asked for are left out. Raises
+    :class:`~mcn.errors.MCNError` for a table or a row that there is not, for a row that is named and would be
+    left out, and as :func:`mcn.tuning.choose` does.
     """
     if table not in TABLES:
         raise MCNError(f"table {table!r} cannot be run: one of {', '.join(TABLES)}")
-    names = [row.name for row in TABLES[table]]
-    if unknown := [name for name in config.rows if name not in names]:
-        raise MCNError(f"--rows: table {table} has no {unknown[0]!r}, only {', '.join(names)}")
+    rows = rows_of(table)
+    if unknown := [name for name in config.rows if name not in rows]:
+        raise MCNError(f"--rows: table {table} has no {unknown[0]!r}, only {', '.join(rows)}")
+    for name in config.rows:
+        if not _evaluations(rows[name], config):
+            raise MCNError(f"--rows {name}: it is evaluated by {', '.join(rows[name].only)} (--evaluate)")
+    wanted = [row for row in rows.values() if not config.rows or row.name in config.rows]
+    wanted = [row for row in wanted if _evaluations(row, config)]
+    choices = _choices(config, wanted) if config.tuned else {}
+    seen = _seen(config)
+    return [
+        _cell(row, seed, config, table, choices, seen)
+        for seed in range(config.seed, config.seed + config.seeds)
+        for row in wanted
+    ]
+
+
+def _evaluations(row: Row, config: AblateConfig) -> tuple[str, ...]:
+    return tuple(what for what in config.evaluate if not row.only or what in row.only)
+
+
+def _seen(config: AblateConfig) -> dict[str, list[str]]:
+    """The setting ``classes`` of pre-training: all but the unseen, where there are some."""
+    if not config.unseen:
+        return {}
+    every = load_videos(config.data, "train", config.split)
+    of_classes(every, config.unseen)  # says which there is not
+    return {"classes": [name for name in every.classes if name not in config.unseen]}
+
+
+def _cell(
+    row: Row,
+    seed: int,
+    config: AblateConfig,
+    table: str,
+    choices: dict[str, Choice],
+    seen: dict[str, list[str]],
+) -> Cell:
     where = {
         "data": config.data, "split": config.split, "device": config.device, "reader": config.reader,
         "threads": config.threads or max(1, usable_cores() // config.jobs),
-        **({"validation": True} if config.subset == "held-out" else {}),
+        **({"validation": True} if config.subset == "held-out" else {}), **seen,
     }  # fmt: skip
-    return [
-        Cell(
-            table=table,
-            row=row.name,
-            seed=seed,
-            profile=config.profile,
-            settings={**_settings(row, config), **where},
-            trained=row.settings is not None,
-            evaluate=config.evaluate,
-            out=config.out or "runs/ablate",
-        )
-        for seed in range(config.seed, config.seed + config.seeds)
-        for row in TABLES[table]
-        if not config.rows or row.name in config.rows
-    ]
+
+    def settings(row: Row) -> dict[str, Any]:
+        chosen = choices[row.like].step_sizes if row.like in choices else {}
+        return {**_settings(row, config), **chosen, **where}
+
+    first = rows_of("5")[row.after] if row.after else None
+    return Cell(
+        table=table,
+        row=row.name,
+        seed=seed,
+        profile=config.profile,
+        settings=settings(row),
+        trained=row.settings is not None,
+        evaluate=_evaluations(row, config),
+        protocol=protocol_of(config.evaluate),
+        out=config.out or "runs/ablate",
+        unseen=config.unseen,
+        tuned=choices[row.like].recorded() if row.like in choices else {},
+        after={"row": first.name, "settings": settings(first)} if first else {},
+    )
+
+
+def _choices(config: AblateConfig, rows: Iterable[Row]) -> dict[str, Choice]:
+    """The step sizes of the rows that others take theirs from, by the records of ``config.tuned``."""
+    if given := [name for name in STEP_SIZES if name in _changes(config.set)]:
+        raise MCNError(f"--set {given[0]}=... and --tuned {config.tuned}: give one of them")
+    likes = {name: _settings(rows_of("5")[name], config) for name in TUNED}
+    split = {"split": config.split}
+    needed = {row.like for row in rows if row.like} | {
+        rows_of("5")[row.after].like for row in rows if row.after
+    }
+    data = config.name or _name(load_videos(config.data, "train", config.split))
+    settings = {name: {**settings, **split} for name, settings in likes.items()}
+    return choose(load_records(config.tuned), settings, needed, data)
 
 
 def _settings(row: Row, config: AblateConfig) -> dict[str, Any]:
@@ -145,8 +156,8 @@ def _settings(row: Row, config: AblateConfig) -> dict[str, Any]:
     backbone = (row.settings or {}).get("backbone", _PAPERS)
     settings = {**load_preset(preset_of(config.profile, backbone), "pretrain"), **_changes(config.set)}
     default = {field.name: field.default for field in dataclasses.fields(PretrainConfig)}
-    frames = int(settings.get("frames", default["frames"]) * row.frames)
-    return {**settings, **(row.settings or {}), "frames": frames}
+    multiples = {name: round(settings.get(name, default[name]) * times) for name, times in row.times.items()}
+    return {**settings, **(row.settings or {}), **multiples}
 
 
 def preset_of(profile: str, backbone: str) -> str:
@@ -162,6 +173,9 @@ def _changes(given: Iterable[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals or name not in names:
             raise MCNError(f"--set {text}: give NAME=VALUE with a setting of mcn pretrain, such as epochs=40")
+        if name in ("validation", "classes"):
+            flag = {"validation": "--subset held-out", "classes": "--unseen"}[name]
+            raise MCNError(f"--set {text}: give {flag}, so that the records say so")
         changes[name] = yaml.safe_load(value)
         with suppress(ValueError):  # YAML takes 1e-3 for a word
             changes[name] = float(value) if isinstance(changes[name], str) else changes[name]
@@ -181,17 +195,21 @@ def ablate(config: AblateConfig, table: str) -> list[Record]:
     done = {_mark(record) for record in load_records(folder)}
     missing = [cell for cell in cells if _mark_of(cell) not in done]
     print(f"table {table}: {len(cells)} cells, {len(cells) - len(missing)} of them recorded in {folder}")
+    name = config.name or _name(train)
+    if config.unseen:
+        name += f", {len(config.unseen)} classes unseen in pre-training"
     failed = []
-    work = [(cell, config.name or _name(train)) for cell in missing]
-    for index, said in parallel_map(
-        _in_process, work, workers=config.jobs, desc=f"table {table}", unit="cell"
-    ):
-        cell = missing[index]
-        if isinstance(said, Record):
-            save_record(said, folder)
-        else:
-            failed.append(f"{cell.row}, seed {cell.seed}: {said}")
-            print(failed[-1])
+    # Those that start from another cell's network come when that is trained.
+    for some in ([c for c in missing if not c.after], [c for c in missing if c.after]):
+        work = [(cell, name) for cell in some]
+        for index, said in parallel_map(
+            _in_process, work, workers=config.jobs, desc=f"table {table}", unit="cell"
+        ):
+            if isinstance(said, Record):
+                save_record(said, folder)
+            else:
+                failed.append(f"{some[index].row}, seed {some[index].seed}: {said}")
+                print(failed[-1])
     if failed:
         raise MCNError(f"{len(failed)} of {len(cells)} cells failed (the first: {failed[0]})")
     wanted = {_mark_of(cell) for cell in cells}
@@ -229,12 +247,13 @@ def _mark(record: Record) -> tuple[Any, ...]:
 def _mark_of(cell: Cell) -> tuple[Any, ...]:
     setting = json.dumps(recorded(cell), sort_keys=True)
     known = cell.table, cell.row, cell.seed, cell.profile, cell.about
-    return *known, protocol_of(cell.evaluate), setting
+    return *known, cell.protocol, setting
 
 
 def recorded(cell: Cell) -> dict[str, Any]:
     """A cell's settings as its record has them: without where it ran."""
-    return {**portable(cell.settings), "trained": cell.trained}
+    after = {"after": {**cell.after, "settings": portable(cell.after["settings"])}} if cell.after else {}
+    return {**portable(cell.settings), "trained": cell.trained, **after}
 
 
 def portable(settings: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from mcn.ablation import Cell, portable, preset_of, protocol_of, recorded
+from mcn.ablation import Cell, portable, preset_of, recorded
 from mcn.config import (
     AttendConfig,
     FinetuneConfig,
@@ -36,6 +36,7 @@ from mcn.probe import headline_probe, run_probe
 from mcn.results import DataUsed, Record, write_record
 from mcn.retrieval import run_retrieval
 from mcn.run import choose_device, environment, read_metrics
+from mcn.settings import DataConfig
 
 Right = dict[str, Sequence[bool]]  # by metric, for each test video
 Found = tuple[dict[str, float], Right]
@@ -52,14 +53,15 @@ def run_cell(cell: Cell, name: str) -> Record:
     run = _pretrained(cell)
     metrics: dict[str, float] = {}
     right: Right = {}
-    setting: dict[str, Any] = {"pretrain": recorded(cell)}
+    setting: dict[str, Any] = {"pretrain": recorded(cell), **({"tuned": cell.tuned} if cell.tuned else {})}
     for what in cell.evaluate:
         config = _settings(cell, run, what)
         numbers, hits = _EVALUATIONS[what][-1](config)
         metrics, right = metrics | numbers, right | hits
         setting[what] = portable(dataclasses.asdict(config))
     known = environment(device)
-    train, test = (videos_of(build(PretrainConfig, cell.settings), subset) for subset in ("train", "test"))
+    lists = build(DataConfig, {**cell.settings, "classes": cell.unseen})
+    train, test = (videos_of(lists, subset) for subset in ("train", "test"))
     return Record(
         table=cell.table,
         row=cell.row,
@@ -68,7 +70,7 @@ def run_cell(cell: Cell, name: str) -> Record:
         metrics={key: round(value, 4) for key, value in metrics.items()},
         data=DataUsed(name, cell.settings["split"], len(train), len(test), cell.about),
         profile=cell.profile,
-        protocol=protocol_of(cell.evaluate),
+        protocol=cell.protocol,
         device=known["device"],
         versions={key: str(known[key]) for key in ("mcn", "python", "torch", "torchvision")},
         commit=known["commit"],
@@ -82,6 +84,8 @@ def _pretrained(cell: Cell) -> Path | None:
     if not cell.trained:
         return None
     where = {"out": str(cell.run / "pretrain"), "seed": cell.seed}
+    if cell.after:
+        where["init_from"] = str(_pretrained(dataclasses.replace(cell, **cell.after, after={})))
     return pretrain(build(PretrainConfig, {**cell.settings, **where}))
 
 
@@ -94,7 +98,7 @@ def _settings(cell: Cell, run: Path | None, what: str) -> Any:
     )  # fmt: skip
     settings = {key: cell.settings[key] for key in shared if key in cell.settings}
     where = {"checkpoint": str(run or ""), "seed": cell.seed, "out": str(cell.run / what)}
-    where |= {"from_scratch": run is None}
+    where |= {"from_scratch": run is None, "classes": cell.unseen}
     preset = preset_of(cell.profile, cell.settings["backbone"])
     return build(kind, {**load_preset(preset, command), **settings, **where, **changes})
 
@@ -161,7 +165,8 @@ def _curve(run: Path | None, config: PretrainConfig) -> dict[str, list[float | N
 def main(call: str) -> int:
     """Run the cell that ``call``, a JSON object, describes; the record goes into the cell's folder."""
     given = json.loads(call)
-    cell = Cell(**{**given["cell"], "evaluate": tuple(given["cell"]["evaluate"])})
+    tuples = {name: tuple(given["cell"][name]) for name in ("evaluate", "unseen")}
+    cell = Cell(**{**given["cell"], **tuples})
     try:
         write_record(run_cell(cell, given["name"]), cell.run / "record.json")
     except MCNError as error:

@@ -47,7 +47,8 @@ def command_parser(name: str, settings: dict[str, Any] | None = None) -> Argumen
     for names, options in command.arguments:
         parser.add_argument(*names, **options)
     if command.config is not None:
-        parser.add_argument("--preset", type=str, default=None, help=f"one of: {', '.join(presets())}")
+        if command.presets:
+            parser.add_argument("--preset", type=str, default=None, help=f"one of: {', '.join(presets())}")
         parser.add_argument(
             "--config", action="config", help="YAML file of settings, e.g. a run's config.yaml"
         )

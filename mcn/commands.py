@@ -44,10 +44,14 @@ def _export(_: Any, args: Any) -> None:
 def _ablate(config: AblateConfig, args: Any) -> None:
     from mcn.ablation import ablate
     from mcn.tables import render
+    from mcn.tuning import lines
 
     number = args.table.removeprefix("table")
     records = ablate(config, number)
-    print(render(int(number), records=records))
+    if config.subset == "held-out":
+        print("\n".join(["on held-out training videos, to choose step sizes by:", *lines(records)]))
+    else:
+        print(render(int(number), records=records))
 
 
 def _doctor(config: PretrainConfig, args: Any) -> None:
@@ -58,10 +62,15 @@ def _doctor(config: PretrainConfig, args: Any) -> None:
 
 
 def _table(_: Any, args: Any) -> None:
-    from mcn.results import load_records
+    from mcn.results import load_records, own_records
+    from mcn.significance import comparison
     from mcn.tables import render
 
-    print(render(args.number, args.format, load_records(args.results) if args.results else None), end="")
+    records = load_records(args.results) if args.results else own_records()
+    if args.compare:
+        print("\n".join(comparison(records, args.number, args.compare.split(","))))
+    else:
+        print(render(args.number, args.format, records), end="")
 
 
 def _demo(_: Any, args: Any) -> None:
@@ -90,6 +99,7 @@ COMMANDS = {
         "the rows of one of the paper's tables 1 to 5, with several seeds, recorded",
         AblateConfig,
         arguments=(argument("table", type=str, help="table1 to table5"),),
+        presets=False,  # --profile names the preset whose settings the rows change
     ),
     "doctor": Command(
         _doctor,
@@ -125,6 +135,12 @@ COMMANDS = {
                 type=str,
                 default=None,
                 help="folder of measured records; without one, book/results of the checkout mcn runs from",
+            ),
+            argument(
+                "--compare",
+                type=str,
+                default="",
+                help="rows to compare instead, such as contrast,mcn: differences with intervals, and orders",
             ),
         ),
     ),

@@ -174,6 +174,10 @@ class AblateConfig(RunConfig):
     """held-out: training videos that pre-training leaves out, to choose step sizes on; see --validation."""
     set: tuple[str, ...] = ()
     """Changes to the profile's pre-training settings, such as [epochs=40,size=40]."""
+    unseen: tuple[str, ...] = ()
+    """Classes that pre-training leaves out, and that the evaluations are then about alone (transfer)."""
+    tuned: str = ""
+    """Folder of held-out records: each row takes the step sizes that did best there (as many for each)."""
     name: str = ""
     """What records call the data; empty: what was recognised, or the folder's name."""
 

@@ -60,8 +60,13 @@ def videos_of(config: DataConfig, subset: str) -> Videos:
     test list is not opened. Raises :class:`~mcn.errors.MCNError` as :func:`mcn.data.datasets.load_videos`
     and :func:`hold_out` do.
     """
-    if not config.validation:
-        return load_videos(config.data, subset, config.split)
+    videos = (
+        _validation(config, subset) if config.validation else load_videos(config.data, subset, config.split)
+    )
+    return of_classes(videos, config.classes) if config.classes and len(videos) else videos
+
+
+def _validation(config: DataConfig, subset: str) -> Videos:
     every = load_videos(config.data, "train", config.split)
     if not every.labels:
         raise MCNError(f"{config.data} has no labels: --validation holds out a part of each class")
@@ -123,6 +128,25 @@ def hold_out(videos: Videos, share: float, seed: int = 0) -> tuple[list[int], li
         raise MCNError(f"{videos.folder} has one source video a class: nothing can be held out")
     out = set(held)
     return [row for row in range(len(videos)) if row not in out], sorted(held)
+
+
+def of_classes(videos: Videos, classes: Sequence[str]) -> Videos:
+    """The list of the videos of some classes, which are numbered anew in the order that they had.
+
+    Raises :class:`~mcn.errors.MCNError` for a class that there is not.
+    """
+    if unknown := [name for name in classes if name not in videos.classes]:
+        known = (
+            f"of {len(videos.classes)}: {', '.join(videos.classes[:4])}, ..."
+            if videos.classes
+            else "it has none"
+        )
+        raise MCNError(f"{videos.folder} has no class {unknown[0]!r} ({known})")
+    numbers = {old: new for new, old in enumerate(n for n, c in enumerate(videos.classes) if c in classes)}
+    part = part_of(videos, [row for row, label in enumerate(videos.labels) if label in numbers])
+    line = f"{videos.layout}; {len(part)} of its {len(videos)} videos, of {len(numbers)} classes"
+    labels = tuple(numbers[label] for label in part.labels)
+    return replace(part, labels=labels, classes=tuple(videos.classes[old] for old in numbers), layout=line)
 
 
 def part_of(videos: Videos, rows: Sequence[int]) -> Videos:

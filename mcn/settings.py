@@ -63,6 +63,8 @@ class DataConfig:
     """Official split (row 56)."""
     validation: bool = False
     """Leave the test list alone: a fifth of the training list, whole source videos, is the test list."""
+    classes: tuple[str, ...] = ()
+    """Only videos of these classes, such as [Archery,Bowling]; empty: of all."""
     reader: Literal["auto", "decord", "pyav"] = "auto"
     """Video decoder; auto takes decord where its frames are right, else PyAV."""
     frames: int = 32

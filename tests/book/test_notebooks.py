@@ -166,6 +166,32 @@ def test_the_stamp_follows_code_and_imported_sources_but_not_text_or_outputs(tmp
     assert runner.stamp_of(notebook) != copied
 
 
+@pytest.mark.parametrize(
+    ("code", "reads"),
+    [
+        ("from mcn.results import own_records", True),
+        ("from mcn.tables import render\nprint(render(5, 'html'))", True),
+        ("curve = json.loads(open('results/runs/curve.json').read())", True),
+        ('folder = Path("results")', True),
+        ("results = retrieve(test, train)", False),
+        ("from mcn.losses import meta_loss", False),
+    ],
+)
+def test_the_stamp_follows_the_records_of_a_chapter_that_reads_them(code, reads, tmp_path, monkeypatch):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    monkeypatch.setattr(runner, "RESULTS", tmp_path)
+    (tmp_path / "a.json").write_text("1")
+    stamps = [runner.stamp_of(notebook)]
+    (tmp_path / "a.json").write_text("2")
+    stamps.append(runner.stamp_of(notebook))
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "deeper" / "b.json").write_text("1")
+    stamps.append(runner.stamp_of(notebook))
+    (tmp_path / "README.md").write_text("not a record")
+    stamps.append(runner.stamp_of(notebook))
+    assert len(set(stamps)) == (3 if reads else 1)
+
+
 def test_every_page_is_in_the_table_of_contents():
     toc = (ROOT / "_toc.yml").read_text()
     files = [p.relative_to(ROOT).with_suffix("").as_posix() for p in [*BOOK.rglob("*.md"), *NOTEBOOKS]]

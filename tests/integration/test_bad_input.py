@@ -25,6 +25,7 @@ from mcn.data.loader import TrainClips
 from mcn.data.plan import Request
 from mcn.errors import MCNError
 from mcn.features import Features, features_of
+from mcn.holdout import videos_of
 from mcn.pretrain import pretrain
 from mcn.probe import linear_probe, run_probe
 from mcn.retrieval import retrieve, run_retrieval
@@ -77,11 +78,11 @@ def losing(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Delete a video between reading the list and reading the videos."""
 
     def load(*args: Any) -> Videos:
-        videos = load_videos(*args)
+        videos = videos_of(*args)
         (videos.folder / name).unlink(missing_ok=True)
         return videos
 
-    monkeypatch.setattr(mcn.pretrain, "load_videos", load)
+    monkeypatch.setattr(mcn.pretrain, "videos_of", load)
 
 
 def test_bad_videos_are_named_once_and_replaced(

@@ -1,5 +1,6 @@
 """What settings are chosen on: whole source videos of the training list, some of every class."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,20 @@ def test_lists_for_validation_are_parts_of_the_training_list(own_data: Path) -> 
         if path.relative_to(own_data / "videos").as_posix() not in train.names:
             path.unlink()
     assert [videos_of(config, subset).names for subset in ("train", "test")] == [kept.names, held.names]
+
+
+def test_lists_of_some_classes(action_data: Path) -> None:
+    every = load_videos(action_data, "test")
+    config = DataConfig(data=str(action_data), classes=(every.classes[2], every.classes[0]))
+    some = videos_of(config, "test")
+    assert some.classes == (every.classes[0], every.classes[2])
+    kept = [row for row, label in enumerate(every.labels) if label in (0, 2)]
+    assert some.names == tuple(every.names[row] for row in kept)
+    assert some.labels == tuple(every.labels[row] // 2 for row in kept)
+    held = [videos_of(replace(config, validation=True), subset) for subset in ("train", "test")]
+    assert [len(part) for part in held] == [12, 4]
+    with pytest.raises(MCNError, match=r"no class 'Nap' \(of 4: Sway, Bob, Spin, Pulse, "):
+        videos_of(replace(config, classes=("Nap",)), "train")
 
 
 def test_validation_needs_labels(tmp_path: Path, action_data: Path) -> None:
