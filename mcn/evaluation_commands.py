@@ -39,7 +39,7 @@ def _probe(config: ProbeConfig, _: Any) -> None:
     print(f"linear probe: top-1 {result.top1:.1f} % of {result.videos} videos (chance {result.chance:.1f} %)")
     said = protocol(config, result.c)
     print(f"protocol:     {said}")
-    _record(config, "probe", dataclasses.asdict(result), said)
+    _record(config, "probe", result.summary(), said)
 
 
 def _retrieve(config: RetrieveConfig, args: Any) -> None:
