@@ -21,6 +21,8 @@ checkpoint; that takes an ``--out``. Gradients travel by NCCL between GPUs, by g
 """
 
 import os
+import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,7 +42,6 @@ from mcn.shares import cut
 #: Longest that a rank waits for the others, in seconds: for a slow disk, not for a dead process.
 TIMEOUT = 600.0
 _BUCKET = 1 << 26  # numbers that travel at a time
-_FAILED = "mcn/failed"
 
 T = TypeVar("T")
 
@@ -237,15 +238,41 @@ def join_ranks(device: str = "auto", out: str = "x") -> Ranks:
         torch.cuda.set_device(place)
     wait = timedelta(seconds=TIMEOUT)
     try:
-        _met, rank, size = next(rendezvous("env://", timeout=wait))
+        store, rank, size = next(rendezvous("env://", timeout=wait))
+        store.set_timeout(wait)
+        met = _meeting(store, rank, size)
         backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
-        dist.init_process_group(backend, store=_met, rank=rank, world_size=size, timeout=wait)
+        dist.init_process_group(backend, store=met, rank=rank, world_size=size, timeout=wait)
+        _met = met
     except (RuntimeError, ValueError) as error:
         raise MCNError(
             f"rank {ranks.rank} cannot meet the other {ranks.size - 1} processes: {first_line(error)} "
             "(start mcn by torchrun, which tells each process where the others are)"
         ) from error
     return ranks
+
+
+def _meeting(store: Any, rank: int, size: int) -> Any:
+    """A part of the store that these processes alone know.
+
+    ``torchrun`` may keep one store for all starts of a run, and a process that finds the address of its
+    neighbour's predecessor there waits for ever. So each says a name that nobody has had before, and the
+    first answers to these names until all have come.
+    """
+    own, until = uuid.uuid4().hex, time.monotonic() + TIMEOUT
+    if rank:
+        store.set(f"mcn/rank/{rank}", own)
+        own = store.get(f"mcn/answer/{own}").decode()
+        store.add(f"mcn/came/{own}", 1)
+        return dist.PrefixStore(own, store)
+    while store.add(f"mcn/came/{own}", 0) < size - 1:
+        for other in range(1, size):
+            if store.check([f"mcn/rank/{other}"]):
+                store.set(f"mcn/answer/{store.get(f'mcn/rank/{other}').decode()}", own)
+        if time.monotonic() > until:
+            raise RuntimeError(f"not all have come within {TIMEOUT:g} s")
+        time.sleep(0.02)
+    return dist.PrefixStore(own, store)
 
 
 def leave_ranks() -> None:
@@ -261,7 +288,6 @@ def speaks() -> bool:
     if _met is None:
         return asked_for().first
     try:
-        tries = f"{_FAILED}/{_number('TORCHELASTIC_RESTART_COUNT', 0)}"
-        return _met.add(tries, 1) == 1
+        return _met.add("mcn/failed", 1) == 1
     except RuntimeError:  # where they met is gone as well
         return True

@@ -1,9 +1,11 @@
 """Many ranks are one process with as many shares: the same numbers, the same state, the same files."""
 
 import json
+import re
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from subprocess import Popen
 from subprocess import run as run_to_end
@@ -200,19 +202,28 @@ def test_torchrun_starts_again_after_kill_9(action_data: Path, tmp_path: Path) -
     mcn = ["--max-restarts", "3", "-m", "mcn", *flags(action_data, run, *more)]
     with (tmp_path / "errors").open("w+") as errors, Popen([*torchrun, *mcn], stderr=errors) as process:
         for number, steps in enumerate((4, 11)):
-            while len(logged(run)) < steps and process.poll() is None:
-                time.sleep(0.01)
+            wait_until(lambda steps=steps: len(logged(run)) >= steps, process)
             rank_of(process.pid, number).kill()
-            before = latest_checkpoint(run / "checkpoints")
-            assert before is not None
-            while len(logged(run)) >= steps and process.poll() is None:  # until it has gone back
-                time.sleep(0.01)
-        process.wait(300)
+            assert latest_checkpoint(run / "checkpoints") is not None
+            wait_until(lambda steps=steps: len(logged(run)) < steps, process)  # it has gone back
+        try:
+            process.wait(120)
+        finally:
+            process.kill()
         errors.seek(0)
         assert process.returncode == 0, errors.read()
     assert command(flags(action_data, reference, *more, "--shares", "2"))[0] == 0
     assert len(logged(run)) == 20
     assert_same_records(run, reference)
+
+
+def wait_until(holds: Callable[[], bool], process: "Popen[bytes]") -> None:
+    deadline = time.monotonic() + 120
+    while not holds() and process.poll() is None:
+        if time.monotonic() > deadline:
+            process.terminate()
+            raise AssertionError("the run hangs")
+        time.sleep(0.01)
 
 
 def logged(run: Path) -> list[str]:
@@ -237,12 +248,12 @@ def test_torchrun_says_what_failed_and_where(action_data: Path, tmp_path: Path) 
         ([*torchrun, "-m", "mcn", "demo"], "starts its runs itself: start it without torchrun"),
         ([*torchrun, "-m", "mcn", *flags(tmp_path, tmp_path / "run")], f"{tmp_path}"),
     ):
-        done = run_to_end(arguments, capture_output=True, text=True, cwd=tmp_path)
-        said = [line for line in done.stderr.splitlines() if line.startswith("mcn ")]
+        done = run_to_end(arguments, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+        said = [line for line in done.stderr.splitlines() if re.match("mcn [a-z]+: ", line)]
         assert done.returncode == 1
         assert len(said) == (2 if "--max-restarts" in arguments else 1)  # once each time it is started
         assert told in said[0]
-    table = run_to_end([*torchrun, "-m", "mcn", "table", "2"], capture_output=True, text=True)
+    table = run_to_end([*torchrun, "-m", "mcn", "table", "2"], capture_output=True, text=True, timeout=120)
     assert table.returncode == 0
     assert table.stdout.count("Table 2") == 1
     assert not (tmp_path / "run").exists()

@@ -5,6 +5,7 @@ networks can only be compared in float64.
 """
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from mcn.network import (
     running_statistics,
     shared_parameters,
 )
+from mcn.shares import Share
 
 METHODS = ("fast", "balanced", "lean")
 VIDEOS, ROWS, DIM = 4, 20, 8
@@ -521,3 +523,96 @@ def test_balanced_refuses_a_loss_that_writes_to_statistics_outside_it():
     args = (impure, impure, shared_parameters(network), 0.01)
     with pytest.raises(RuntimeError, match="mutate a captured Tensor"):
         meta_gradient(*args, method="balanced")
+
+
+# ---- shares of a batch
+
+
+def _weighted():
+    """Three unequal shares of the support and of the query loss, and the same as losses in one piece."""
+    x, y = _random(6, 6, 3, seed=1), _random(6, 6, seed=2)
+
+    def loss(i):
+        return lambda p: (F.relu(x[i] @ p["a"]).tanh() @ p["b"] - y[i]).square().mean()
+
+    weights = (0.2, 0.3, 0.5)
+    parts = [[Share(loss(3 * stage + i), w) for i, w in enumerate(weights)] for stage in (0, 1)]
+    whole = [lambda p, part=part: sum(share.weight * share.loss(p) for share in part) for part in parts]
+    return parts, whole, {"a": _random(3, 4, seed=3), "b": _random(4, seed=4)}
+
+
+class _Token:
+    pass
+
+
+def _chains(shares, params):
+    return [Share(Chain((Block(share.loss, tuple(params)),)), share.weight) for share in shares]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("order", ["exact", "first"])
+@pytest.mark.parametrize("inner_steps", [0, 1, 2])
+def test_shares_are_the_loss_that_they_add_up_to(order, method, inner_steps):
+    parts, whole, params = _weighted()
+    options = {"order": order, "method": method, "inner_steps": inner_steps}
+    found = meta.meta_gradient(*(_chains(part, params) for part in parts), params, 0.2, **options)
+    expected = meta_gradient(*whole, params, 0.2, **options)
+    assert _distance(found.gradients, expected.gradients) < 1e-12
+    assert found.query_loss.item() == pytest.approx(expected.query_loss.item(), rel=1e-12)
+    if inner_steps:
+        assert found.support_loss.item() == pytest.approx(expected.support_loss.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("order", ["exact", "first"])
+def test_a_task_a_share_is_the_mean_of_tasks(order, method):
+    parts, whole, params = _weighted()
+    chains = [_chains(part, params) for part in parts]
+    options = {"order": order, "method": method, "inner_steps": 2}
+    reduced = []
+    found = meta.meta_gradient(
+        *chains, params, 0.2, task="share", reduce=lambda t: reduced.append(t) or t, **options
+    )
+    tasks = [meta_gradient(s.loss, q.loss, params, 0.2, **options) for s, q in zip(*parts, strict=True)]
+    weights = [share.weight for share in parts[1]]
+    pairs = list(zip(weights, tasks, strict=True))
+    expected = {name: sum(w * task.gradients[name] for w, task in pairs) for name in params}
+    assert _distance(found.gradients, expected) < 1e-12
+    assert found.query_loss.item() == pytest.approx(sum(w * t.query_loss.item() for w, t in pairs))
+    assert len(reduced) == 1  # one exchange, at the end
+    if order == "exact":
+        batch = meta_gradient(*whole, params, 0.2, **options).gradients
+        assert _distance(found.gradients, batch) > 1e-3  # another algorithm
+
+
+@pytest.mark.parametrize(
+    ("order", "method", "task", "together"),
+    [
+        ("exact", "fast", "batch", 4),
+        ("exact", "fast", "share", 1),
+        ("exact", "balanced", "batch", 0),
+        ("exact", "lean", "batch", 0),
+        ("first", "auto", "batch", 0),
+    ],
+)
+def test_one_graph_at_a_time(order, method, task, together):
+    """Graphs that are alive when another begins: none, but for those that fast differentiates again."""
+    alive, most = weakref.WeakSet(), [0]
+
+    def share(seed):
+        target = _random(4, seed=seed)
+
+        def loss(p):
+            most[0] = max(most[0], len(alive))
+            kept = (p["w"] * target).tanh()
+            if kept.grad_fn is not None:
+                token = _Token()
+                alive.add(token)
+                kept.grad_fn.metadata["token"] = token  # lives as long as the graph
+            return kept.square().sum()
+
+        return Share(Chain((Block(loss, ("w",)),)) if method == "lean" else loss, 0.25)
+
+    support, query = [share(i) for i in range(4)], [share(i + 4) for i in range(4)]
+    meta.meta_gradient(support, query, {"w": _random(4)}, 0.1, order=order, method=method, task=task)
+    assert most[0] == together
