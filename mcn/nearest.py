@@ -135,7 +135,11 @@ def _keep_best(score: Array, row: Array, product: Array, rows: Array) -> None:
 
 def _largest(values: Array, count: int) -> Array:
     """Columns of the ``count`` largest of each row, in any order."""
-    return np.argpartition(values, values.shape[1] - count, axis=1)[:, values.shape[1] - count :]
+    found = np.empty((len(values), count), dtype=np.int64)
+    first = values.shape[1] - count
+    for i in range(0, len(values), 256):  # of all rows at once, the order of all columns would fill memory
+        found[i : i + 256] = np.argpartition(values[i : i + 256], first, axis=1)[:, first:]
+    return found
 
 
 def _settle(score: Array, row: Array, queries: Array, gallery: Array, error: float) -> None:

@@ -124,26 +124,34 @@ def metrics(train: Features, test: Features) -> tuple[Any, ...]:
     return retrieve(test, train, (1, 2, 5)).accuracy, linear_probe(train, test)
 
 
-def test_order_workers_and_batch_size_do_not_matter(
-    network: MetaContrastiveNetwork, action_data: Path
+def in_order(videos: Videos, order: Any) -> Videos:
+    names, labels = (tuple(of[i] for i in order) for of in (videos.names, videos.labels))
+    return dataclasses.replace(videos, names=names, labels=labels)
+
+
+def test_order_workers_ranks_and_batch_size_do_not_matter(
+    network: MetaContrastiveNetwork, action_data: Path, tmp_path: Path
 ) -> None:
-    train, test = load_videos(action_data, "train"), load_videos(action_data, "test")
-    plain = [extract_features(network, videos, **SIZES) for videos in (train, test)]
-    order = np.random.default_rng(0).permutation(len(train))
-    shuffled = dataclasses.replace(
-        train, names=tuple(train.names[i] for i in order), labels=tuple(train.labels[i] for i in order)
-    )
-    for videos, settings in (
-        (shuffled, {}), (train, {"workers": 2}), (train, {"batch_size": 1}), (train, {"batch_size": 2}),
+    lists = [load_videos(action_data, subset) for subset in ("train", "test")]
+    plain = [extract_features(network, videos, **SIZES) for videos in lists]
+    reference = metrics(*plain)
+    orders = [np.random.default_rng(0).permutation(len(videos)) for videos in lists]
+    shuffled = [in_order(videos, order) for videos, order in zip(lists, orders, strict=True)]
+    kept = {"cache": tmp_path}
+    for rank in (1, 0):
+        for videos in lists:
+            extract_features(network, videos, **SIZES, **kept, share=(rank, 2))
+    for of, settings in (
+        (shuffled, {}), (lists, {"workers": 2}), (lists, kept), (shuffled, kept),
+        (lists, {"batch_size": 1}), (shuffled, {"batch_size": 2, "workers": 2}),
     ):  # fmt: skip
-        again = extract_features(network, videos, **SIZES, **settings)
-        expected = plain[0].x[order] if videos is shuffled else plain[0].x
-        if "batch_size" not in settings:
-            assert torch.equal(again.x, expected)
-        torch.testing.assert_close(again.x, expected, atol=1e-5, rtol=0)
-        found, reference = metrics(again, plain[1]), metrics(*plain)
-        assert found[0] == reference[0]
-        assert found[1].top1 == reference[1].top1
+        again = [extract_features(network, videos, **SIZES, **settings) for videos in of]
+        for one, known, order in zip(again, plain, orders, strict=True):
+            expected = known.x[order] if of is shuffled else known.x
+            if "batch_size" not in settings:
+                assert torch.equal(one.x, expected)
+            torch.testing.assert_close(one.x, expected, atol=1e-5, rtol=0)
+        assert metrics(*again) == reference
 
 
 def share(data: str, cache: str, rank: int, world: int, fatal: int = 0) -> None:
