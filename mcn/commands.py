@@ -215,16 +215,13 @@ def _record(
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """One command: its function of settings and arguments, its line of help, its settings and arguments.
-
-    ``presets`` says whether presets have settings for it.
-    """
+    """One command: its function of settings and arguments, its line of help, its settings and arguments."""
 
     run: Callable[[Any, Any], None]
     help: str
     config: type | None = None
     arguments: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = ()
-    presets: bool = True
+    presets: bool = True  #: whether they have settings for it
 
 
 def _argument(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -266,10 +263,7 @@ COMMANDS = {
             ),
             _argument("--sheet", type=str, default="", help="picture to write: as the paper's Fig. 4"),
             _argument(
-                "--beside",
-                type=str,
-                default="",
-                help="checkpoint whose answers the sheet shows beside, or untrained",
+                "--beside", type=str, default="", help="checkpoint whose answers stand beside, or untrained"
             ),
         ),
     ),
@@ -349,17 +343,9 @@ COMMANDS = {
                 default="text",
                 help="text fits a terminal of 100 columns",
             ),
+            _argument("--results", type=str, help="folder of records (default: the checkout's book/results)"),
             _argument(
-                "--results",
-                type=str,
-                default=None,
-                help="folder of measured records; without one, book/results of the checkout mcn runs from",
-            ),
-            _argument(
-                "--compare",
-                type=str,
-                default="",
-                help="rows to compare instead, such as contrast,mcn: differences with intervals, and orders",
+                "--compare", type=str, default="", help="rows to compare instead, such as contrast,mcn"
             ),
         ),
     ),
