@@ -262,9 +262,7 @@ COMMANDS = {
                 help="file (.npz) that keeps the features --query searches; used again while they are true",
             ),
             _argument("--sheet", type=str, default="", help="picture to write: as the paper's Fig. 4"),
-            _argument(
-                "--beside", type=str, default="", help="checkpoint whose answers stand beside, or untrained"
-            ),
+            _argument("--beside", type=str, default="", help="checkpoint, or untrained, to show beside it"),
         ),
     ),
     "features": Command(
@@ -343,7 +341,7 @@ COMMANDS = {
                 default="text",
                 help="text fits a terminal of 100 columns",
             ),
-            _argument("--results", type=str, help="folder of records (default: the checkout's book/results)"),
+            _argument("--results", type=str, help="folder of records; without one, book/results"),
             _argument(
                 "--compare", type=str, default="", help="rows to compare instead, such as contrast,mcn"
             ),
