@@ -130,18 +130,8 @@ COMMANDS = {
                 default="text",
                 help="text fits a terminal of 100 columns",
             ),
-            argument(
-                "--results",
-                type=str,
-                default=None,
-                help="folder of measured records; without one, book/results of the checkout mcn runs from",
-            ),
-            argument(
-                "--compare",
-                type=str,
-                default="",
-                help="rows to compare instead, such as contrast,mcn: differences with intervals, and orders",
-            ),
+            argument("--results", type=str, help="folder of records; without one, book/results"),
+            argument("--compare", type=str, default="", help="rows to compare instead, such as contrast,mcn"),
         ),
     ),
 }

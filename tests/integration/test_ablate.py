@@ -126,6 +126,25 @@ def test_step_sizes_are_chosen_without_the_test_list(
         ablate(tuning, "5")
     found = load_records(held)
     assert len(found) == 2
+    where = ["--out", tuning.out, "--results", held, "--device", "cpu", "--threads", "1", "--name", "drawn"]
+    flags = [
+        "--data",
+        str(data),
+        "--profile",
+        "smoke",
+        "--seeds",
+        "1",
+        "--rows",
+        "[mcn]",
+        "--evaluate",
+        "[probe]",
+    ]
+    rates = ["--set", "[lr=0.05,inner_lr=0.005,epochs=1]", "--subset", "held-out"]
+    capsys.readouterr()
+    assert main(["ablate", "table5", *flags, *where, *rates]) == 0  # recorded already: told
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].endswith(f"1 of them recorded in {held}")
+    assert said[-1].startswith("mcn, seed 0, lr 0.05, inner_lr 0.005: probe_top1 ")
     assert {(each.data.train, each.data.test, each.data.subset) for each in found} == {(24, 8, HELD_OUT)}
 
     made = ablate(config(data=str(own_data), tuned=held, **common), "5")
