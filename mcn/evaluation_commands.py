@@ -108,6 +108,10 @@ def _attend(config: AttendConfig, args: Any) -> None:
     if args.video:
         if not args.output:
             raise MCNError(f"-o is missing: {KINDS}")
+        if config.data:
+            raise MCNError(
+                f"{args.video[0]} and --data {config.data}: give files to draw or a list to measure"
+            )
         for line in draw(config, args.video, Path(args.output)):
             print(line)
         return
