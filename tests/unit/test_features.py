@@ -175,9 +175,11 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     opened: list[int] = []
     whole = module.readable_videos
 
-    def watched(dataset: Any, workers: int, max_bad: float, progress: str, only: list[int]) -> Any:
+    def watched(
+        dataset: Any, workers: int, max_bad: float, progress: str, only: list[int], *ranks: Any
+    ) -> Any:
         opened.extend(only)
-        return whole(dataset, workers, max_bad, progress, only)
+        return whole(dataset, workers, max_bad, progress, only, *ranks)
 
     monkeypatch.setattr(module, "readable_videos", watched)
     return opened
