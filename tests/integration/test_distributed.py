@@ -40,7 +40,9 @@ def distance(one: dict[str, Any], other: dict[str, Any]) -> float:
     return max(tensors + [abs(value - other["numbers"][name]) for name, value in one["numbers"].items()])
 
 
-@pytest.mark.parametrize(("size", "shares", "batch"), [(2, 2, 5), (3, 3, 7)])
+@pytest.mark.parametrize(
+    ("size", "shares", "batch"), [(2, 2, 5), pytest.param(3, 3, 7, marks=pytest.mark.slow)]
+)
 def test_ranks_are_one_process_with_as_many_shares(
     size: int, shares: int, batch: int, processes: Any, tmp_path: Path
 ) -> None:
@@ -156,6 +158,7 @@ def test_what_does_not_go_together_is_said_once(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_evaluations_on_ranks_are_the_evaluations(
     processes: Any, trained: Path, action_data: Path, tmp_path: Path
 ) -> None:

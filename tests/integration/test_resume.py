@@ -276,7 +276,7 @@ def test_a_finished_run_is_left_as_it_is(config_of: Any, reference: Any, process
     ],
 )
 def test_other_settings_are_refused(changes: Any, named: str, config_of: Any, tmp_path: Path) -> None:
-    config = config_of("exact", tmp_path / "run")
+    config = config_of("exact", tmp_path / "run", shares=1)
     RunFolder(config, "pretrain")
     before = (tmp_path / "run" / "config.yaml").read_bytes()
     with pytest.raises(MCNError, match=named) as refused:
