@@ -13,6 +13,7 @@ from typing import Any, Literal
 from mcn.config import (
     AblateConfig,
     AttendConfig,
+    BenchConfig,
     EvalConfig,
     FinetuneConfig,
     PretrainConfig,
@@ -73,44 +74,20 @@ def _retrieve(config: RetrieveConfig, args: Any) -> None:
     from mcn.retrieval import protocol, run_retrieval
 
     if args.query:
-        _look_up(config, args)
+        from mcn.lookup import look_up
+
+        for line in look_up(config, Path(args.query), args.index, args.sheet):
+            print(line)
         return
     result = run_retrieval(config)
     shown = ", ".join(f"top-{k} {value:.1f} %" for k, value in result.accuracy.items())
     print(f"retrieval: {shown} ({result.queries} queries)")
     print(f"protocol:  {protocol(config)}")
     if args.sheet:
-        _fig_4(config, args, result)
+        from mcn.retrieval_plots import fig_4
+
+        print(f"sheet:     {fig_4(config, result, args.beside, Path(args.sheet))}")
     _record(config, "retrieve", {f"top{k}": value for k, value in result.accuracy.items()})
-
-
-def _look_up(config: RetrieveConfig, args: Any) -> None:
-    """The videos nearest to a file."""
-    from mcn.lookup import find, open_index, query_feature
-    from mcn.retrieval_plots import contact_sheet, save_sheet
-
-    query = Path(args.query)
-    asked = query_feature(config, query)  # before the folder is read
-    index = open_index(config, Path(args.index) if args.index else None)
-    found = find(asked, index, max(config.ks), leave_out=query)
-    for place, each in enumerate(found, 1):
-        print(f"{place:3}  {each.cosine:6.3f}  {each.name}")
-    if args.sheet:
-        print(f"sheet: {save_sheet(contact_sheet(query, index.features.videos, found), Path(args.sheet))}")
-
-
-def _fig_4(config: RetrieveConfig, args: Any, result: Any) -> None:
-    """Queries and their nearest by another network and by this one, as in the paper's Fig. 4."""
-    from mcn.data.datasets import load_videos
-    from mcn.retrieval import run_retrieval
-    from mcn.retrieval_plots import retrieval_sheet, save_sheet
-
-    found = {"this network": result}
-    if args.beside:
-        checkpoint = "" if args.beside == "untrained" else args.beside
-        found = {args.beside: run_retrieval(dataclasses.replace(config, checkpoint=checkpoint)), **found}
-    test, train = (load_videos(config.data, subset, config.split) for subset in ("test", "train"))
-    print(f"sheet:     {save_sheet(retrieval_sheet(test, train, found), Path(args.sheet))}")
 
 
 def _features(config: EvalConfig, args: Any) -> None:
@@ -177,6 +154,12 @@ def _doctor(config: PretrainConfig, args: Any) -> None:
         print(line)
 
 
+def _bench(config: BenchConfig, _: Any) -> None:
+    from mcn.bench_records import run
+
+    run(config)
+
+
 def _table(_: Any, args: Any) -> None:
     from mcn.results import load_records
     from mcn.tables import render
@@ -206,12 +189,16 @@ def _record(
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """One command: its function of settings and arguments, its line of help, its settings and arguments."""
+    """One command: its function of settings and arguments, its line of help, its settings and arguments.
+
+    ``block`` is a preset's block of settings that it takes, where that is not the one of its own name.
+    """
 
     run: Callable[[Any, Any], None]
     help: str
     config: type | None = None
     arguments: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = ()
+    block: str = ""
 
 
 def _argument(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -312,6 +299,14 @@ COMMANDS = {
             _argument("folder", type=str, help="the data set's folder"),
             _argument("--seconds", type=float, default=5.0, help="how long each stage is timed"),
         ),
+        block="pretrain",
+    ),
+    "bench": Command(
+        _bench,
+        "time and memory of a training step, every way to its gradient beside the others",
+        BenchConfig,
+        arguments=(_argument("what", type=Literal["step"], help="what is measured"),),
+        block="pretrain",
     ),
     "export": Command(
         _export,

@@ -176,6 +176,30 @@ class AblateConfig(RunConfig):
     """What records call the data; empty: what was recognised, or the folder's name."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig(RunConfig, NetworkConfig):
+    """A training step on random clips; a preset gives backbone, clips and batch of its pre-training."""
+
+    out: str = "results/benchmarks"
+    """Folder of the record: one JSON file a backbone, clip size and batch."""
+    frames: int = 32
+    """Frames a clip."""
+    size: int = 128
+    """Height and width of a clip, in pixels."""
+    batch_size: int = 4
+    """Videos a stage: a step takes as many for support as for query."""
+    rounds: int = 9
+    """Rounds in which every way has its turn; medians over them are compared."""
+    ways: tuple[str, ...] = (
+        "first", "learn2learn", "higher", "torchopt", "fast", "balanced", "lean",
+    )  # fmt: skip
+    """Ways to measure beside the plain step and the textbook's graph, such as [fast,lean]."""
+    memory: bool = True
+    """Whether memory is measured, and the largest batch with it."""
+    confirm: bool = True
+    """Whether the largest batch is tried out (on a GPU only)."""
+
+
 C = TypeVar("C")
 
 

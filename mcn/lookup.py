@@ -6,6 +6,7 @@ since, is never used; it is made again where the folder is given.
 """
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from mcn.clip_features import is_flow, video_feature
-from mcn.config import EvalConfig
+from mcn.config import EvalConfig, RetrieveConfig
 from mcn.data.datasets import Videos, load_videos
 from mcn.data.loader import clips_of_file
 from mcn.errors import MCNError
@@ -149,3 +150,19 @@ def load_index(path: Path) -> Index:
         raise MCNError(
             f"{path} is no index of videos: {first_line(error)} (remove it, or name another)"
         ) from error
+
+
+def look_up(config: RetrieveConfig, query: Path, index: str = "", sheet: str = "") -> Iterator[str]:
+    """The lines of ``mcn retrieve --query``: the videos nearest to a file, and a sheet of them if asked for.
+
+    ``index`` and ``sheet`` name files. Raises :class:`~mcn.errors.MCNError` for what cannot be read.
+    """
+    from mcn.retrieval_plots import contact_sheet, save_sheet  # which imports this module
+
+    asked = query_feature(config, query)  # before the folder is read
+    searched = open_index(config, Path(index) if index else None)
+    found = find(asked, searched, max(config.ks), leave_out=query)
+    for place, each in enumerate(found, 1):
+        yield f"{place:3}  {each.cosine:6.3f}  {each.name}"
+    if sheet:
+        yield f"sheet: {save_sheet(contact_sheet(query, searched.features.videos, found), Path(sheet))}"

@@ -1,5 +1,6 @@
 """Pictures of retrieval: the paper's Fig. 4, and the videos nearest to a file as a contact sheet."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -8,13 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from mcn.data.datasets import Videos
+from mcn.config import RetrieveConfig
+from mcn.data.datasets import Videos, load_videos
 from mcn.data.safe import OpenVideo, open_safely
 from mcn.errors import MCNError
 from mcn.files import save_figure
 from mcn.lookup import Neighbour
 from mcn.plots import RIGHT, WRONG, Picture, image_axis
-from mcn.retrieval import Retrieval
+from mcn.retrieval import Retrieval, run_retrieval
 
 _COLUMNS = 5  # of a contact sheet
 
@@ -94,6 +96,19 @@ def retrieval_sheet(
         },
         title=title,
     )
+
+
+def fig_4(config: RetrieveConfig, result: Retrieval, beside: str, path: Path) -> Path:
+    """Draw and save queries and their nearest by this network, and by another one in front, as in Fig. 4.
+
+    ``beside`` is the other's checkpoint, ``untrained``, or nothing.
+    """
+    found = {"this network": result}
+    if beside:
+        checkpoint = "" if beside == "untrained" else beside
+        found = {beside: run_retrieval(dataclasses.replace(config, checkpoint=checkpoint)), **found}
+    test, train = (load_videos(config.data, subset, config.split) for subset in ("test", "train"))
+    return save_sheet(retrieval_sheet(test, train, found), path)
 
 
 def contact_sheet(query: Path, videos: Videos, found: Sequence[Neighbour]) -> Figure:

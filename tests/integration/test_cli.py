@@ -38,6 +38,7 @@ COMMANDS = (
     "predict",
     "ablate",
     "doctor",
+    "bench",
     "export",
     "table",
 )
