@@ -60,9 +60,10 @@ def meta_gradient(
     Hessian product, a choice of time against memory:
 
     * ``"fast"`` keeps the graph of :math:`g_s`, through the query pass, and differentiates it again;
-    * ``"balanced"`` keeps none: the forward derivative of the gradient along :math:`g_q`, by PyTorch;
-    * ``"lean"`` is that derivative block by block (:mod:`mcn.lean`): the least memory, and mostly faster
-      than ``"balanced"``, but both losses have to be chains of blocks (:class:`mcn.lean.ChainedLoss`);
+    * ``"balanced"`` keeps none: the forward derivative of the gradient along :math:`g_q`; of a chain of
+      blocks (:class:`mcn.lean.ChainedLoss`) without the parts that nobody asks for, of any other by PyTorch;
+    * ``"lean"`` is that derivative block by block (:mod:`mcn.lean`): the least memory, but each block is
+      computed twice, and both losses have to be chains;
     * ``"auto"`` is ``"fast"`` where that fits, by the rule of :func:`mcn.memory.choose_way`.
 
     ``reduce`` maps a dict of tensors to its average over processes. ``inner_steps=0`` is plain training
@@ -158,10 +159,9 @@ def _product(way: str, support_loss: Loss, gradient: Params, theta: Params) -> P
     """H_s at ``theta`` times a vector, not computed yet."""
     if way == "fast":
         return _product_of_kept_graph(gradient, theta)
-    if way == "balanced":
+    if not isinstance(support_loss, ChainedLoss):  # balanced, which takes any loss
         return _product_by_forward_mode(support_loss, theta)
-    assert isinstance(support_loss, ChainedLoss)
-    return lambda v: hessian_product(support_loss.blocks(), theta, v)
+    return lambda v: hessian_product(support_loss.blocks(), theta, v, keep=way == "balanced")
 
 
 def _product_of_kept_graph(gradient: Params, theta: Params) -> Product:
