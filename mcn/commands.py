@@ -14,6 +14,7 @@ from mcn.config import (
     AblateConfig,
     AttendConfig,
     BenchConfig,
+    EstimateConfig,
     EvalConfig,
     FinetuneConfig,
     PretrainConfig,
@@ -156,6 +157,12 @@ def _doctor(config: PretrainConfig, args: Any) -> None:
 
 def _bench(config: BenchConfig, _: Any) -> None:
     from mcn.bench_records import run
+
+    run(config)
+
+
+def _estimate(config: EstimateConfig, _: Any) -> None:
+    from mcn.estimate import run
 
     run(config)
 
@@ -308,6 +315,7 @@ COMMANDS = {
         arguments=(_argument("what", type=Literal["step"], help="what is measured"),),
         block="pretrain",
     ),
+    "estimate": Command(_estimate, "hours and memory of the paper's runs on this device", EstimateConfig),
     "export": Command(
         _export,
         "backbone weights as safetensors, with torchvision's names",

@@ -200,6 +200,28 @@ class BenchConfig(RunConfig, NetworkConfig):
     """Whether the largest batch is tried out (on a GPU only)."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class EstimateConfig(RunConfig):
+    """Hours and memory of the paper's runs on this device."""
+
+    out: str = ""
+    """File for the lines that are printed; empty: none."""
+    backbones: tuple[Literal["r3d_18", "r2plus1d_18", "s3d"], ...] = ("r3d_18", "r2plus1d_18", "s3d")
+    """Backbones to measure."""
+    devices: int = 1
+    """Devices that share a batch; assumed to be so many times as fast."""
+    batch_size: int = 4
+    """Videos a stage in what is measured."""
+    rounds: int = 5
+    """Steps of each kind that are timed, in turn."""
+    frames: int | None = None
+    """Frames of the measured clip; empty: the paper's 32 on a GPU, 8 on a CPU."""
+    size: int | None = None
+    """Height and width of the measured clip, in pixels; empty: the paper's 128 on a GPU, 64 on a CPU."""
+    width: int | None = None
+    """Channels of the first stage, to try the command out; empty: the backbone's own."""
+
+
 C = TypeVar("C")
 
 

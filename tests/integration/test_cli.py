@@ -39,6 +39,7 @@ COMMANDS = (
     "ablate",
     "doctor",
     "bench",
+    "estimate",
     "export",
     "table",
 )
