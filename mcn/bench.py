@@ -109,8 +109,8 @@ class Memory:
 def measure_memory(
     case_of: Callable[[int], Case], way: str, videos: int, device: torch.device
 ) -> Memory | None:
-    """Peaks of a way's step at ``videos`` a stage and half as many, or fewer where that does not fit."""
-    high = max(videos, 4)
+    """Peaks of a way's step at ``videos`` a stage and twice as many, or fewer where that does not fit."""
+    high = 2 * max(videos, 2)
     while high >= 4:
         peaks: dict[int, int] = {}
         for number in (high // 2, high):
@@ -156,7 +156,7 @@ def bench_step(config: BenchConfig, *, seconds: float = float("inf")) -> dict[st
     case_of = partial(Case, settings, device=device)
     names = [way for way in WAYS if way in {"plain", "textbook", *config.ways}]
     notes = {way: note for way in names if (note := missing(way))}
-    bar = tqdm(total=4, desc="warm-up", unit="part", leave=False)
+    bar = tqdm(total=5, desc="warm-up", unit="part", leave=False)
 
     case, ready = case_of(config.batch_size), []
     for way in names:

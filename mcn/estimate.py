@@ -104,7 +104,7 @@ class _Finetuning:
 
 
 def measure(config: EstimateConfig, backbone: str) -> dict[str, Cost]:
-    """Cost of each way of pre-training (``fast``, ``lean``, ``first``) and of ``finetune``, at the paper's clip.
+    """Cost of each way to pre-train (``fast``, ``lean``, ``first``) and of ``finetune``, at the paper's clip.
 
     Ways that do not fit the device's memory at ``config.batch_size`` videos are missing.
     """
