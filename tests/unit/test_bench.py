@@ -12,6 +12,7 @@ import torch
 from mcn import bench
 from mcn.bench import Case, Memory, bench_step, largest_batch, measure_memory
 from mcn.bench_measure import operations, peak_bytes, peak_rate, take_turns
+from mcn.bench_plots import trade_off
 from mcn.bench_records import file_name, load_steps, save, step_record, table
 from mcn.bench_ways import WAYS, missing
 from mcn.cli import main
@@ -149,6 +150,9 @@ def test_records_are_read_back_and_named_by_what_they_are_of(tmp_path: Path, rec
     assert found["ways"].keys() == record["ways"].keys()
     assert len(table(found)) == 3 + len(record["ways"])
     assert all(len(line) <= 100 for line in table(found))
+    figure = trade_off([found])
+    drawn = {line.get_label() for line in figure.axes[0].lines if not line.get_label().startswith("_")}
+    assert drawn == {way for way in found["ways"] if not missing(way)}
     for damaged in ("{", "[]", json.dumps({**found, "format": 0})):
         path.write_text(damaged)
         with pytest.raises(MCNError, match=r"step-r3d_small.*measure again"):
