@@ -32,6 +32,7 @@ from mcn.pretrain import Batch, StageLoss
 from mcn.run import choose_device, generator_for
 
 ROWS = 9537  # of the bank: UCF101's training videos
+DRAWN = 8  # clips that are drawn; more videos have copies, since what a step costs does not depend on them
 USABLE = 0.95  # share of a device's memory that a step may fill
 
 
@@ -59,8 +60,10 @@ class Case:
 
     def _batch(self, bank: FeatureBank, stage: str, device: torch.device | str, dtype: torch.dtype) -> Batch:
         config, draw = self.config, generator_for(self.config.seed, "clips", stage)
-        shape = (2, self.videos, 3, config.frames, config.size, config.size)
+        drawn = min(self.videos, DRAWN)
+        shape = (2, drawn, 3, config.frames, config.size, config.size)
         clips: Tensor = torch.randn(shape, generator=draw).to(device, dtype)
+        clips = clips[:, torch.arange(self.videos, device=device) % drawn]
         index = torch.randint(ROWS, (self.videos,), generator=draw)
         negatives = None
         if 0 < config.negatives < ROWS - 1:
