@@ -38,6 +38,7 @@ def trade_off(records: Sequence[dict[str, Any]]) -> Figure:
         clip = f"{setting['frames']} x {setting['size']} x {setting['size']}"
         axis.set_title(f"{setting['backbone']}{width}, {clip}\n{made['device']}", fontsize=9)
         axis.set_xlabel("time of a step / textbook")
+        axis.margins(0.1)
         axis.set_xlim(left=0)
         axis.set_ylim(bottom=0)
         axis.legend(fontsize=7, loc="best")
