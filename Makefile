@@ -13,7 +13,7 @@ SET    ?= []
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint types unit notebooks-test notebooks book data tables bench learn clean
+.PHONY: help demo test lint types unit notebooks-test notebooks book data tables bench gpu learn clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -57,6 +57,9 @@ data: install    ## write the built-in data set: DATA=data/synthetic
 
 bench: install   ## timed comparisons, as ratios (minutes)
 	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
+
+gpu: install     ## is this GPU ready? exactness, steps, loader, largest batches, recorded (10 minutes)
+	$(BIN)/python tests/benchmarks/gpu.py
 
 tables: install  ## all evaluations of one trained and one untrained network, recorded: DATA=... SET=[epochs=12]
 	$(BIN)/mcn ablate table5 --data $(DATA) --seeds 1 --rows '[untrained,from-scratch,mcn]' --set '$(SET)' \

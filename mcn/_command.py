@@ -14,7 +14,8 @@ D = TypeVar("D", bound=DataConfig)
 class Command:
     """One command: its function of settings and arguments, its line of help, its settings and arguments.
 
-    ``presets`` says whether presets have settings for it.
+    ``presets`` says whether presets have settings for it, ``block`` in which of their blocks, where that
+    is not the one of its own name.
     """
 
     run: Callable[[Any, Any], None]
@@ -22,6 +23,7 @@ class Command:
     config: type | None = None
     arguments: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = ()
     presets: bool = True
+    block: str = ""
 
 
 def argument(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:

@@ -79,7 +79,7 @@ def _parse(name: str, arguments: Sequence[str]) -> Any:
         return command_parser(name).parse_args(files + flags)
     asked = _first_look(name, files + flags)
     preset = asked.get("preset")
-    settings = load_preset(preset, name) if preset else {}
+    settings = load_preset(preset, COMMANDS[name].block or name) if preset else {}
     settings |= _trained_on(asked.get("checkpoint"), asked.get("out"))
     return command_parser(name, settings).parse_args(files + flags)
 

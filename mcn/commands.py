@@ -10,7 +10,7 @@ from shlex import quote
 from typing import Any, Literal
 
 from mcn._command import Command, argument, of_folder
-from mcn.config import AblateConfig, PretrainConfig
+from mcn.config import AblateConfig, BenchConfig, EstimateConfig, PretrainConfig
 from mcn.errors import MCNError
 from mcn.evaluation_commands import EVALUATIONS
 
@@ -61,6 +61,18 @@ def _doctor(config: PretrainConfig, args: Any) -> None:
         print(line)
 
 
+def _bench(config: BenchConfig, _: Any) -> None:
+    from mcn.bench_records import run
+
+    run(config)
+
+
+def _estimate(config: EstimateConfig, _: Any) -> None:
+    from mcn.estimate import run
+
+    run(config)
+
+
 def _table(_: Any, args: Any) -> None:
     from mcn.results import load_records, own_records
     from mcn.significance import comparison
@@ -109,7 +121,16 @@ COMMANDS = {
             argument("folder", type=str, help="the data set's folder"),
             argument("--seconds", type=float, default=5.0, help="how long each stage is timed"),
         ),
+        block="pretrain",
     ),
+    "bench": Command(
+        _bench,
+        "time and memory of a training step, every way to its gradient beside the others",
+        BenchConfig,
+        arguments=(argument("what", type=Literal["step"], help="what is measured"),),
+        block="pretrain",
+    ),
+    "estimate": Command(_estimate, "hours and memory of the paper's runs on this device", EstimateConfig),
     "export": Command(
         _export,
         "backbone weights as safetensors, with torchvision's names",

@@ -182,6 +182,52 @@ class AblateConfig(RunConfig):
     """What records call the data; empty: what was recognised, or the folder's name."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig(RunConfig, NetworkConfig):
+    """A training step on random clips; a preset gives backbone, clips and batch of its pre-training."""
+
+    out: str = "results/benchmarks"
+    """Folder of the record: one JSON file a backbone, clip size and batch."""
+    frames: int = 32
+    """Frames a clip."""
+    size: int = 128
+    """Height and width of a clip, in pixels."""
+    batch_size: int = 4
+    """Videos a stage: a step takes as many for support as for query."""
+    rounds: int = 9
+    """Rounds in which every way has its turn; medians over them are compared."""
+    ways: tuple[str, ...] = (
+        "first", "learn2learn", "higher", "torchopt", "fast", "balanced", "lean",
+    )  # fmt: skip
+    """Ways to measure beside the plain step and the textbook's graph, such as [fast,lean]."""
+    memory: bool = True
+    """Whether memory is measured, and the largest batch with it."""
+    confirm: bool = True
+    """Whether the largest batch is tried out (on a GPU only)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimateConfig(RunConfig):
+    """Hours and memory of the paper's runs on this device."""
+
+    out: str = ""
+    """File for the lines that are printed; empty: none."""
+    backbones: tuple[Literal["r3d_18", "r2plus1d_18", "s3d"], ...] = ("r3d_18", "r2plus1d_18", "s3d")
+    """Backbones to measure."""
+    devices: int = 1
+    """Devices that share a batch; assumed to be so many times as fast."""
+    batch_size: int = 4
+    """Videos a stage in what is measured."""
+    rounds: int = 5
+    """Steps of each kind that are timed, in turn."""
+    frames: int | None = None
+    """Frames of the measured clip; empty: the paper's 32 on a GPU, 8 on a CPU."""
+    size: int | None = None
+    """Height and width of the measured clip, in pixels; empty: the paper's 128 on a GPU, 64 on a CPU."""
+    width: int | None = None
+    """Channels of the first stage, to try the command out; empty: the backbone's own."""
+
+
 C = TypeVar("C")
 
 

@@ -54,7 +54,7 @@ class Dual:
         rule = _RULES.get(function)
         if rule is None:
             name = getattr(function, "__name__", str(function))
-            raise MCNError(f"the lean way has no rule for {name}(): choose --method balanced or fast")
+            raise MCNError(f"the lean and balanced ways have no rule for {name}(): choose --method fast")
         return rule(*args, **(kwargs or {}))
 
     def dim(self) -> int:
@@ -170,7 +170,7 @@ def _batch_norm(
     """
     if not training or x.tangent is None or weight is None:
         raise MCNError(
-            "the lean way takes BatchNorm with weights, in training mode: choose --method balanced"
+            "the lean and balanced ways take BatchNorm with weights, in training mode: choose --method fast"
         )
     tape, value, tangent, slot = x.tape, x.value, x.tangent, x.slot
     scale, offset = tape.parameter(weight), tape.parameter(bias)
@@ -236,14 +236,21 @@ def _combine(*terms: tuple[Tensor, Tensor | None]) -> Tensor:
 
 
 def _relu(x: Dual, inplace: bool = False) -> Dual:
-    positive, slot = x.value > 0, x.slot
+    """What passes is told by the result, which what follows keeps anyway: no mask is."""
+    slot = x.slot
     assert x.tangent is not None
+    y = x.value.relu()
 
     def back(g: Tensor, dg: Tensor) -> None:
         if slot is not None:
-            slot.add(g * positive, dg * positive)
+            slot.add(_where_positive(y, g), _where_positive(y, dg))
 
-    return x.tape.result(x.value.relu(), x.tangent * positive, back)
+    return x.tape.result(y, _where_positive(y, x.tangent), back)
+
+
+def _where_positive(y: Tensor, x: Tensor) -> Tensor:
+    """``x`` where ``y > 0``, else 0, in one go."""
+    return torch.ops.aten.threshold_backward(x, y, 0)
 
 
 def _add(x: Dual, y: Dual) -> Dual:

@@ -91,11 +91,12 @@ def run_lightly(blocks: Sequence[Block], params: Params) -> Tensor:
     return outputs[-1]
 
 
-def hessian_product(blocks: Sequence[Block], params: Params, v: Params) -> Params:
+def hessian_product(blocks: Sequence[Block], params: Params, v: Params, *, keep: bool = False) -> Params:
     r""":math:`H(\theta) v`, for the loss that ``blocks`` make, at ``params``; by parameter name.
 
     Exact; only the order of rounding differs from that of one graph over the whole loss. A parameter
-    that no block takes gets zero.
+    that no block takes gets zero. ``keep`` keeps what lies inside blocks as well, but light ones: about
+    three times the memory for a sixth less work.
 
     >>> cube = Block(lambda p: p["w"] ** 3, names=("w",))
     >>> total = Block(lambda p, x: x.sum(), inputs=(0,))
@@ -105,7 +106,7 @@ def hessian_product(blocks: Sequence[Block], params: Params, v: Params) -> Param
     theta = {name: p.detach() for name, p in params.items()}
     cuda = sorted({p.device.index for p in theta.values() if p.device.type == "cuda"})
     with torch.no_grad(), torch.random.fork_rng(cuda):  # the caller's generators stay where they are
-        sweeps = _Sweeps(blocks, theta, v)
+        sweeps = _Sweeps(blocks, theta, v, keep)
         sweeps.forward()
         return sweeps.backward()
 
@@ -121,10 +122,10 @@ class _Pass(NamedTuple):
 class _Sweeps:
     """The two sweeps over a chain, and what the first leaves for the second."""
 
-    def __init__(self, blocks: Sequence[Block], theta: Params, v: Params) -> None:
-        self.blocks, self.theta, self.v = blocks, theta, v
+    def __init__(self, blocks: Sequence[Block], theta: Params, v: Params, keep: bool) -> None:
+        self.blocks, self.theta, self.v, self.keep = blocks, theta, v, keep
         self.borders: dict[int, Pair] = {}  # outputs with tangents, of blocks that are not light
-        self.passes: dict[int, _Pass] = {}  # small blocks that need not be computed again
+        self.passes: dict[int, _Pass] = {}  # blocks, small or all, that need not be computed again
         self.states: list[RandomState] = []  # of the generators, before each block
 
     def forward(self) -> None:
@@ -135,7 +136,8 @@ class _Sweeps:
             output, made = self._forth(number)
             self.borders[number] = output
             largest = max(largest, output.value.numel())
-            if made is not None and output.value.numel() * KEPT <= largest:
+            small = output.value.numel() * KEPT <= largest
+            if made is not None and (small or (self.keep and not self.blocks[number].light)):
                 self.passes[number] = made
             del output, made
             for i in self.blocks[number].inputs:

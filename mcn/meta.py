@@ -68,9 +68,10 @@ def meta_gradient(
     Hessian product, a choice of time against memory:
 
     * ``"fast"`` keeps the graph of :math:`g_s`, through the query pass, and differentiates it again;
-    * ``"balanced"`` keeps none: the forward derivative of the gradient along :math:`g_q`, by PyTorch;
-    * ``"lean"`` is that derivative block by block (:mod:`mcn.lean`): the least memory, and mostly faster
-      than ``"balanced"``, but both losses have to be chains of blocks (:class:`mcn.lean.ChainedLoss`);
+    * ``"balanced"`` keeps none: the forward derivative of the gradient along :math:`g_q`; of a chain of
+      blocks (:class:`mcn.lean.ChainedLoss`) without the parts that nobody asks for, of any other by PyTorch;
+    * ``"lean"`` is that derivative block by block (:mod:`mcn.lean`): the least memory, but each block is
+      computed twice, and both losses have to be chains;
     * ``"auto"`` is :func:`choose_method`'s, asked anew in each call: for many steps, ask it once.
 
     Shares are evaluated one after the other, each let go before the next: the memory of one share. Only
@@ -238,10 +239,9 @@ def _product(way: str, support_loss: Loss, gradient: Params, theta: Params) -> P
     """H_s at ``theta`` times a vector, not computed yet."""
     if way == "fast":
         return _product_of_kept_graph(gradient, theta)
-    if way == "balanced":
+    if not isinstance(support_loss, ChainedLoss):  # balanced, which takes any loss
         return _product_by_forward_mode(support_loss, theta)
-    assert isinstance(support_loss, ChainedLoss)
-    return lambda v: hessian_product(support_loss.blocks(), theta, v)
+    return lambda v: hessian_product(support_loss.blocks(), theta, v, keep=way == "balanced")
 
 
 def _product_of_kept_graph(gradient: Params, theta: Params) -> Product:

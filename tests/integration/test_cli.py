@@ -39,6 +39,8 @@ COMMANDS = (
     "predict",
     "ablate",
     "doctor",
+    "bench",
+    "estimate",
     "export",
     "table",
 )

@@ -187,6 +187,7 @@ def test_duals_are_forward_over_reverse(name):
     chain, params = _around(module, by_duals=True)
     v = _direction(params)
     found = hessian_product(chain.blocks(), params, v)
+    _assert_close(hessian_product(chain.blocks(), params, v, keep=True), found)
     generic = hessian_product(_around(module, by_duals=False)[0].blocks(), params, v)
     _assert_close(found, generic)
     _assert_close(found, _double_backward(chain, params, v))
@@ -226,7 +227,7 @@ def test_batch_norm_far_from_zero_keeps_its_digits():
 )
 def test_duals_refuse_what_they_cannot(module, message):
     chain, params = _around(module.double(), by_duals=True)
-    with pytest.raises(MCNError, match=message + r".*--method balanced"):
+    with pytest.raises(MCNError, match=message + r".*--method fast"):
         hessian_product(chain.blocks(), params, _direction(params))
 
 
@@ -276,6 +277,27 @@ def test_light_blocks_keep_less_for_a_gradient():
         kept.append(bytes_kept.bytes)
         del loss
     assert kept[1] < 0.95 * kept[0]
+
+
+def test_keeping_spares_the_second_computation_of_all_but_light_blocks():
+    network, clips = _network("r3d_18")
+    params = shared_parameters(network)
+    calls = [0] * 20
+
+    def counting(number, block):
+        def function(*args):
+            calls[number] += 1
+            return block.function(*args)
+
+        return dataclasses.replace(block, function=function)
+
+    for keep, expected in ((True, 1), (False, 2)):
+        calls[:] = [0] * 20
+        blocks = blocks_with(network, running_statistics(network), *clips, _sum_of_all)
+        hessian_product([counting(i, b) for i, b in enumerate(blocks)], params, params, keep=keep)
+        light = [i for i, block in enumerate(blocks) if block.light]
+        assert all(calls[i] > 1 for i in light)
+        assert calls[light[0] + 1] == expected  # the first residual block of the first view
 
 
 def test_nothing_is_left_when_a_product_is_done():
