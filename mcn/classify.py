@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mcn.backbones import build_backbone
 from mcn.checkpoint import find_checkpoint, latest_checkpoint, load_checkpoint
 from mcn.clip_features import CROPS, VIEWS, evaluation_clips, evaluation_crops, is_flow, one_view
+from mcn.composes import check_together
 from mcn.config import FinetuneConfig, ProbeConfig
 from mcn.data.datasets import Videos
 from mcn.data.loader import Clip, clip_views, readable_videos
@@ -24,7 +25,9 @@ from mcn.errors import MCNError
 from mcn.features import load_network
 from mcn.loop import checked_steps, train
 from mcn.metrics import Evaluation, Tally
-from mcn.optim import check_finite, parameter_groups
+from mcn.network import checkpointed_features
+from mcn.optim import check_finite, parameter_groups, sgd
+from mcn.precision import Precision, prepare, resolved, widened
 from mcn.run import RunFolder, choose_device, seed_everything, seed_for
 from mcn.starting_points import classifier_backbone
 
@@ -57,15 +60,25 @@ class Head(nn.Module):
 class Classifier(nn.Module):
     """A backbone and the ``N`` heads that read it (one, but in a sweep): clips -> ``(N, B, classes)``.
 
-    A ``frozen`` backbone stays in eval mode and gets no gradient.
+    A ``frozen`` backbone stays in eval mode and gets no gradient. ``precision`` is the backbone's; with
+    ``checkpointing`` its blocks are computed again on the way back.
 
     >>> model = Classifier(build_backbone("r3d_small", 4), [Head(32, 5)])
     >>> model(torch.rand(2, 3, 4, 16, 16)).shape
     torch.Size([1, 2, 5])
     """
 
-    def __init__(self, backbone: nn.Module, heads: Sequence[nn.Module], *, frozen: bool = False) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        heads: Sequence[nn.Module],
+        *,
+        frozen: bool = False,
+        precision: Precision | None = None,
+        checkpointing: bool = False,
+    ) -> None:
         super().__init__()
+        self.precision, self.checkpointing = precision or Precision(), checkpointing
         self.backbone, self.heads, self.frozen = backbone, nn.ModuleList(heads), frozen
 
     def train(self, mode: bool = True) -> "Classifier":
@@ -77,8 +90,10 @@ class Classifier(nn.Module):
 
     def forward(self, clip: Tensor) -> Tensor:
         """Logits of each head, of clips ``(B, 3, T, H, W)``."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            features = self.backbone(clip)
+        again = self.checkpointing and self.training
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen), self.precision.autocast():
+            features = checkpointed_features(self.backbone, clip) if again else self.backbone(clip)
+        features = widened(features)
         return torch.stack([head(features) for head in self.heads])
 
 
@@ -141,15 +156,19 @@ class Classification:
         for _ in self.penalties:
             seed_everything(seed_for(config.seed, "classifier"))
             heads.append(Head(width, len(self.classes), **head))
-        self.model = Classifier(start.backbone.requires_grad_(not frozen), heads, frozen=frozen)
-        self.model.to(device).train()
+        precision = resolved(config, device)
+        self.model = Classifier(
+            start.backbone.requires_grad_(not frozen), heads,
+            frozen=frozen, precision=precision, checkpointing=getattr(config, "checkpointing", False),
+        )  # fmt: skip
+        prepare(self.model.to(device).train(), config, precision)
         trained: Sequence[nn.Module] = heads if frozen else [self.model]
         groups = [
             group
             for module, penalty in zip(trained, self.penalties, strict=True)
             for group in parameter_groups(module, dataclasses.replace(config, weight_decay=penalty))
         ]
-        self.optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+        self.optimizer = sgd(groups, config, device)
         self.labels = torch.tensor(videos.labels, device=device)
 
     def step(self, support: list[Clip], query: list[Clip], number: int, lr: float) -> dict[str, float]:
@@ -207,10 +226,12 @@ def fit(
     """
     if not videos.labels:
         raise MCNError(f"{config.data} has no labels: put the videos into one folder a class")
+    command = "probe" if isinstance(config, ProbeConfig) else "finetune"
+    check_together(command, config)
     checked_steps(len(videos), config.batch_size, stages=False)
     known = (latest_checkpoint(Path(config.out) / "checkpoints") if config.out else None) or after
     start = None if known else starting_point(config, choose_device(config.device))
-    run = RunFolder(config, "probe" if isinstance(config, ProbeConfig) else "finetune")
+    run = RunFolder(config, command)
     if start is None:
         start = continued(run.resumed or str(after), run.device)
     training = Classification(config, videos, start, head, run.device, **how)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mcn.clip_features import VIEWS, evaluation_clips, video_feature
+from mcn.composes import check_together
 from mcn.config import EvalConfig, FinetuneConfig, PretrainConfig, build
 from mcn.data.datasets import Videos, load_videos
 from mcn.data.loader import readable_videos
@@ -28,6 +29,7 @@ from mcn.errors import MCNError
 from mcn.feature_cache import FeatureCache, cache_key, video_keys, weights_hash
 from mcn.files import write_atomically
 from mcn.network import MetaContrastiveNetwork
+from mcn.precision import Precision, prepare, resolved
 from mcn.run import choose_device, seed_everything, seed_for
 from mcn.starting_points import read_starting_point
 
@@ -135,6 +137,7 @@ def extract_features(
     progress: str = "",
     cache: Path | None = None,
     share: tuple[int, int] = (0, 1),
+    precision: Precision | None = None,
 ) -> Features:
     """One feature a video: backbone features of ``clips`` clips, averaged (see :mod:`mcn.clip_features`).
 
@@ -154,6 +157,7 @@ def extract_features(
         )
     sizes = {"frames": frames, "stride": stride, "clips": clips, "reader": reader}
     settings = {**sizes, "size": size, "view": view, "crops": crops, "feature": feature}
+    settings |= (precision or Precision()).setting()
     if world > 1 and cache is None:
         raise MCNError(f"--world {world}: shares meet in a folder of kept features, give --cache one")
     store: FeatureCache | None = None
@@ -172,7 +176,7 @@ def extract_features(
         for index, raw in readable_videos(dataset, workers, max_bad, progress, made) if made else ():
             row = video_feature(
                 network, raw, size=size, view=view, crops=crops, feature=feature,
-                batch_size=batch_size, device=device,
+                batch_size=batch_size, device=device, precision=precision,
             ).cpu().numpy()  # fmt: skip
             rows.put(index, row)
             if store is not None and (key := keys[index]) is not None:
@@ -196,6 +200,7 @@ def features_of(
 
     ``network`` is used instead of the config's checkpoints. See :func:`extract_features` for ``share``.
     """
+    check_together("features", config)
     device = choose_device(config.device)
     videos = load_videos(config.data, subset, config.split)
     if not len(videos):
@@ -206,10 +211,10 @@ def features_of(
     print(f"{subset}: {videos.announced(config.size)}")
     return join([
         extract_features(
-            network or load_network(one, device)[0], videos,
+            prepare(network or load_network(one, device)[0], one), videos,
             **clip_settings(one), workers=one.workers, max_bad=one.max_bad, device=device,
             progress=f"features {subset}" if one.view == config.view else f"features {subset}, {one.view}",
-            cache=cache_folder(one), share=share,
+            cache=cache_folder(one), share=share, precision=resolved(one, device, training=False),
         )
         for one in single_views(config)
     ])  # fmt: skip

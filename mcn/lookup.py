@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from mcn.clip_features import is_flow, video_feature
+from mcn.composes import check_together
 from mcn.config import EvalConfig
 from mcn.data.datasets import Videos, load_videos
 from mcn.data.loader import clips_of_file
@@ -23,6 +24,7 @@ from mcn.feature_cache import cache_key, video_keys, weights_hash
 from mcn.features import FEATURE_SETTINGS, Features, features_of, join, load_network, single_views
 from mcn.files import first_line, write_atomically
 from mcn.nearest import cosines, nearest
+from mcn.precision import resolved
 from mcn.run import choose_device
 
 
@@ -78,6 +80,7 @@ def query_feature(config: EvalConfig, query: Path) -> NDArray[np.float32]:
     """
     if any(is_flow(one.view) for one in single_views(config)):
         raise MCNError(f"--view {config.view}: a single file has no stored flow, ask with rgb or residual")
+    check_together("features", config)
     device = choose_device(config.device)
     raw, _ = clips_of_file(
         query, frames=config.frames, stride=config.stride, clips=config.clips,
@@ -88,7 +91,7 @@ def query_feature(config: EvalConfig, query: Path) -> NDArray[np.float32]:
         network = load_network(one, device)[0].eval()
         row = video_feature(
             network, raw, size=one.size, view=one.view, crops=one.crops, feature=one.feature,
-            batch_size=one.batch_size, device=device,
+            batch_size=one.batch_size, device=device, precision=resolved(one, device, training=False),
         )  # fmt: skip
         parts.append(Features(row.cpu()[None], Videos(query.parent, (query.name,))))
     return join(parts).x[0].numpy()
@@ -113,7 +116,8 @@ def _made_of(config: EvalConfig) -> str:
     """Changes with the networks of a config and with the settings that its features depend on."""
     cpu = torch.device("cpu")
     hashes = [weights_hash(load_network(one, cpu)[0]) for one in single_views(config)]
-    return cache_key(" ".join(hashes), {name: getattr(config, name) for name in FEATURE_SETTINGS})
+    settings = {name: getattr(config, name) for name in FEATURE_SETTINGS}
+    return cache_key(" ".join(hashes), settings | resolved(config, cpu, training=False).setting())
 
 
 def _files(videos: Videos, config: EvalConfig) -> str:

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from mcn.bank import FeatureBank, draw_negatives
+from mcn.composes import check_together
 from mcn.config import PretrainConfig
 from mcn.data.datasets import load_videos
 from mcn.data.loader import Clip, clip_views
 from mcn.errors import MCNError
 from mcn.features import network_from_config
-from mcn.lean import Block
+from mcn.lean import Block, checkpointed, run_lightly
 from mcn.loop import checked_steps, train
 from mcn.losses import classification_loss, meta_loss, multiview_loss
 from mcn.meta import MetaGradient, Params, meta_gradient
@@ -30,7 +31,8 @@ from mcn.network import (
     running_statistics,
     shared_parameters,
 )
-from mcn.optim import check_finite, parameter_groups
+from mcn.optim import check_finite, laid_out_as, parameter_groups, sgd
+from mcn.precision import prepare, resolved, widened
 from mcn.retrieval import nearest_neighbour_accuracy
 from mcn.run import RunFolder, generator_for, seed_for
 from mcn.starting_points import read_starting_point
@@ -74,14 +76,18 @@ class StageLoss:
         previous: "StageLoss | None" = None,
     ) -> None:
         self.network, self.batch, self.config, self.previous = network, batch, config, previous
+        self.precision = resolved(config, batch.view1.device)
         self.traces: Traces | None = None
 
     def __call__(self, params: Params) -> Tensor:
         """The meta loss at ``params``, a scalar."""
+        if self.config.checkpointing:
+            return run_lightly(self.blocks(), params)
         buffers = self._statistics()
         torch.manual_seed(self.batch.seed)
-        out = call_with(self.network, params, buffers, self.batch.view1, self.batch.view2)
-        return self._loss(out, buffers)
+        with self.precision.autocast():
+            out = call_with(self.network, params, buffers, self.batch.view1, self.batch.view2)
+            return self._loss(out, buffers)
 
     def blocks(self) -> list[Block]:
         """The same as a chain of blocks, evaluated when they are."""
@@ -94,7 +100,10 @@ class StageLoss:
             torch.manual_seed(batch.seed)
             return first.function(*args)
 
-        return [dataclasses.replace(first, function=seeded), *rest]
+        chain = [dataclasses.replace(first, function=seeded), *rest]
+        if self.config.checkpointing:
+            chain = checkpointed(chain)
+        return [dataclasses.replace(each, function=self.precision.around(each.function)) for each in chain]
 
     def _statistics(self) -> dict[str, Tensor]:
         """BatchNorm's running statistics before this stage, to be written to."""
@@ -105,6 +114,10 @@ class StageLoss:
 
     def _loss(self, out: Outputs, buffers: dict[str, Tensor]) -> Tensor:
         """Eq. 5 of the network's outputs; the first time, what they leave behind is kept."""
+        with self.precision.full():
+            return self._loss_in_full(Outputs(*map(widened, out)), buffers)
+
+    def _loss_in_full(self, out: Outputs, buffers: dict[str, Tensor]) -> Tensor:
         config, batch = self.config, self.batch
         contrast = multiview_loss(
             out.z1, out.z2, batch.rows, batch.index,
@@ -124,6 +137,7 @@ class Pretraining:
     def __init__(self, config: PretrainConfig, num_videos: int, device: torch.device | str = "cpu") -> None:
         self.config, self.device = config, torch.device(device)
         self.network = network_from_config(config).to(self.device).train()
+        prepare(self.network, config, resolved(config, self.device))
         self.bank = FeatureBank(
             num_videos,
             self.network.dim,
@@ -132,7 +146,7 @@ class Pretraining:
         ).to(self.device)
         self.started_from: dict[str, str] = {}  #: kind, file and SHA-256 of what ``init_from`` named
         groups = parameter_groups(self.network, config)
-        self.optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+        self.optimizer = sgd(groups, config, self.device)
 
     def batch(self, clips: list[Clip], step: int, stage: str) -> Batch:
         """Augment one stage's clips and draw what its loss needs."""
@@ -162,7 +176,7 @@ class Pretraining:
         check_finite(meta.query_loss, meta.gradients.values())
 
         for name, parameter in params.items():
-            parameter.grad = meta.gradients[name]
+            parameter.grad = laid_out_as(parameter, meta.gradients[name])
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()  # \theta <- \theta - \alpha_2 (meta-gradient), with momentum and decay
@@ -255,6 +269,7 @@ def pretrain(config: PretrainConfig) -> Path:
         raise MCNError(f"--batch_size {config.batch_size}: FCM compares videos, so a batch needs at least 2")
     videos = load_videos(config.data, "train", config.split)
     stages = config.order != "none"
+    check_together("pretrain", config)
     checked_steps(len(videos), config.batch_size, stages)  # before a folder is made
     run = RunFolder(config, "pretrain")
     training = Pretraining(config, len(videos), run.device)

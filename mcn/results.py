@@ -26,8 +26,9 @@ FORMAT = 1
 # Settings that say where a run lay, how it was carried out or which seed it had, not what it computed.
 _NOT_COMPARED = {
     "seed", "out", "data", "checkpoint", "device", "threads", "workers", "max_bad", "read_timeout",
-    "checkpoint_every", "keep", "eval_every", "eval_clips",
+    "checkpoint_every", "keep", "eval_every", "eval_clips", "channels_last", "compile", "checkpointing",
 }  # fmt: skip
+_DEVICES_OWN = ("precision", "auto")  # says nothing that the device, which is compared, does not
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def comparable(setting: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: comparable(value) if isinstance(value, Mapping) else value
         for name, value in setting.items()
-        if name not in _NOT_COMPARED
+        if name not in _NOT_COMPARED and (name, value) != _DEVICES_OWN
     }
 
 
