@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ SMALL: dict[str, Any] = {"backbone": "r3d_small", "width": 4, "device": "cpu"}
 PRETRAIN = PretrainConfig(**SMALL, dim=8, negatives=3, precision="fp32")
 
 Case = tuple[str, Any]  # command and config
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 def combinations() -> list[Case]:
@@ -119,16 +121,16 @@ def test_what_is_known_of_bf16_is_said(capsys: pytest.CaptureFixture[str]) -> No
 # ------------------------------------------------------------------ steps in float64
 
 
-def batches(training: Pretraining) -> tuple[Batch, Batch]:
-    """A support and a query batch, the same each time."""
+def batches(training: Pretraining, videos: int = 4, clip: Sequence[int] = (4, 16, 16)) -> list[Batch]:
+    """A support and a query batch, the same each time; the bank has four videos more."""
     random, rows = torch.Generator().manual_seed(0), training.bank.snapshot()
-
-    def one(first: int) -> Batch:
-        view1, view2 = torch.randn(2, 4, 3, 4, 16, 16, generator=random, dtype=torch.float64).to(rows.dtype)
-        index = torch.arange(first, first + 4)
-        return Batch(view1, view2, index, rows, torch.randint(8, 12, (4, 3), generator=random), 7)
-
-    return one(0), one(4)
+    found = []
+    for first in (0, videos):
+        view1, view2 = torch.randn(2, videos, 3, *clip, generator=random, dtype=torch.float64).to(rows)
+        negatives = torch.randint(2 * videos, 2 * videos + 4, (videos, 3), generator=random)
+        index = torch.arange(first, first + videos)
+        found.append(Batch(view1, view2, index.to(rows.device), rows, negatives.to(rows.device), 7))
+    return found
 
 
 def step(config: PretrainConfig, device: str = "cpu") -> dict[str, Tensor]:
@@ -136,10 +138,7 @@ def step(config: PretrainConfig, device: str = "cpu") -> dict[str, Tensor]:
     training = Pretraining(config, 12, device)
     training.network.double()
     training.bank.double()
-    support, query = (
-        Batch(*(x.to(device) if isinstance(x, Tensor) else x for x in dataclasses.astuple(each)))
-        for each in batches(training)
-    )
+    support, query = batches(training)
     numbers = training.update(None if config.order == "none" else support, query, 0.1)
     assert numbers["loss"] > 0
     return {name: tensor.cpu() for name, tensor in training.network.state_dict().items()}
@@ -258,10 +257,11 @@ def own_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("own_convolutions")
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_gradients_in_bf16_of_a_smooth_network(checkpointing: bool) -> None:
-    training = Pretraining(PRETRAIN, 12)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_gpu)])
+def test_gradients_in_bf16_of_a_smooth_network(checkpointing: bool, device: str) -> None:
+    training = Pretraining(PRETRAIN, 20, device)
     smooth(training.network)
-    support = batches(training)[0]
+    support = batches(training, 8, (8, 32, 32))[0]
     theta = shared_parameters(training.network)
     found = {}
     for precision in ("fp32", "bf16"):
@@ -269,7 +269,7 @@ def test_gradients_in_bf16_of_a_smooth_network(checkpointing: bool) -> None:
         loss = StageLoss(training.network, support, how)(theta)
         assert loss.dtype == torch.float32
         gradient = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
-        v = [torch.sin(torch.arange(p.numel(), dtype=p.dtype)).view_as(p) for p in gradient]
+        v = [torch.sin(torch.arange(g.numel()).to(g)).view_as(g) for g in gradient]
         product = torch.autograd.grad(gradient, list(theta.values()), v)
         found[precision] = [torch.cat([x.detach().flatten() for x in each]) for each in (gradient, product)]
     for half, full in zip(found["bf16"], found["fp32"], strict=True):
@@ -338,18 +338,20 @@ def test_a_command_refuses_before_it_computes(tmp_path: Path, action_data: Path)
 # ------------------------------------------------------------------ GPUs
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@on_gpu
 @pytest.mark.parametrize("order", ["none", "first", "exact"])
 def test_a_step_on_a_gpu(order: Any) -> None:
     """In float64, with the fused optimiser and channels last, it is the CPU's."""
     config = dataclasses.replace(PRETRAIN, order=order, method="fast")
-    on_gpu = step(dataclasses.replace(config, channels_last=True), "cuda")
-    assert_same(on_gpu, step(config))
+    assert_same(step(dataclasses.replace(config, channels_last=True), "cuda"), step(config))
 
 
-def test_float32_on_a_gpu_is_float32_unless_tf32_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:
-    for flags in (torch.backends.cuda.matmul, torch.backends.cudnn):
-        monkeypatch.setattr(flags, "allow_tf32", flags.allow_tf32)  # put back at the end
-    for name in ("tf32", "fp32"):
-        prepare(nn.Identity(), PRETRAIN, Precision(name))
-        assert torch.backends.cudnn.allow_tf32 == torch.backends.cuda.matmul.allow_tf32 == (name == "tf32")
+def test_float32_on_a_gpu_is_float32_unless_tf32_is_meant() -> None:
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_tf32, convolutions.allow_tf32
+    try:
+        for name in ("tf32", "fp32"):
+            prepare(nn.Identity(), PRETRAIN, Precision(name))
+            assert products.allow_tf32 == convolutions.allow_tf32 == (name == "tf32")
+    finally:
+        products.allow_tf32, convolutions.allow_tf32 = before
