@@ -24,9 +24,10 @@ from mcn.data.loader import Clip, clip_views, readable_videos
 from mcn.errors import MCNError
 from mcn.features import load_network
 from mcn.loop import checked_steps, train
+from mcn.loss_scale import LossScale
 from mcn.metrics import Evaluation, Tally
 from mcn.network import checkpointed_features
-from mcn.optim import check_finite, parameter_groups, sgd
+from mcn.optim import parameter_groups, sgd
 from mcn.precision import Precision, prepare, resolved, widened
 from mcn.run import RunFolder, choose_device, seed_everything, seed_for
 from mcn.starting_points import classifier_backbone
@@ -169,6 +170,7 @@ class Classification:
             for group in parameter_groups(module, dataclasses.replace(config, weight_decay=penalty))
         ]
         self.optimizer = sgd(groups, config, device)
+        self.scale = LossScale(on=precision.name == "fp16" and not frozen)
         self.labels = torch.tensor(videos.labels, device=device)
 
     def step(self, support: list[Clip], query: list[Clip], number: int, lr: float) -> dict[str, float]:
@@ -184,9 +186,7 @@ class Classification:
         logits = self.model(clip)
         # Heads share no parameter that moves, so the sum's gradient is each one's own.
         loss = torch.stack([F.cross_entropy(each, labels) for each in logits]).sum()
-        self.optimizer.zero_grad()
-        loss.backward()
-        check_finite(loss, [p.grad for p in self.model.parameters() if p.grad is not None])
+        self.scale.backward(loss, self.model.parameters())
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
@@ -203,6 +203,7 @@ class Classification:
             "config": dataclasses.asdict(self.config),
             "network": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scale": self.scale.state(),
             "classes": self.classes,
             "backbone": self.start.build,
             "head": self.head,
@@ -213,6 +214,7 @@ class Classification:
         """Take up a saved state."""
         self.model.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.scale.load(state.get("scale", {}))
 
 
 def fit(

@@ -21,6 +21,7 @@ from mcn.errors import MCNError
 from mcn.features import network_from_config
 from mcn.lean import Block, checkpointed, run_lightly
 from mcn.loop import checked_steps, train
+from mcn.loss_scale import LossScale
 from mcn.losses import classification_loss, meta_loss, multiview_loss
 from mcn.meta import MetaGradient, Params, meta_gradient
 from mcn.network import (
@@ -65,7 +66,7 @@ class StageLoss:
 
     What the stage leaves behind is kept from the *first* evaluation; recomputations, which the
     Hessian product may need, count for nothing (protocol rows 13 and 36). Running statistics go on
-    from where ``previous``, the stage before, left them.
+    from where ``previous``, the stage before, left them. The loss is multiplied by ``scale``.
     """
 
     def __init__(
@@ -74,9 +75,10 @@ class StageLoss:
         batch: Batch,
         config: PretrainConfig,
         previous: "StageLoss | None" = None,
+        scale: float = 1.0,
     ) -> None:
         self.network, self.batch, self.config, self.previous = network, batch, config, previous
-        self.precision = resolved(config, batch.view1.device)
+        self.precision, self.scale = resolved(config, batch.view1.device), scale
         self.traces: Traces | None = None
 
     def __call__(self, params: Params) -> Tensor:
@@ -115,7 +117,7 @@ class StageLoss:
     def _loss(self, out: Outputs, buffers: dict[str, Tensor]) -> Tensor:
         """Eq. 5 of the network's outputs; the first time, what they leave behind is kept."""
         with self.precision.full():
-            return self._loss_in_full(Outputs(*map(widened, out)), buffers)
+            return self.scale * self._loss_in_full(Outputs(*map(widened, out)), buffers)
 
     def _loss_in_full(self, out: Outputs, buffers: dict[str, Tensor]) -> Tensor:
         config, batch = self.config, self.batch
@@ -147,6 +149,7 @@ class Pretraining:
         self.started_from: dict[str, str] = {}  #: kind, file and SHA-256 of what ``init_from`` named
         groups = parameter_groups(self.network, config)
         self.optimizer = sgd(groups, config, self.device)
+        self.scale = LossScale(on=resolved(config, self.device).name == "fp16")
 
     def batch(self, clips: list[Clip], step: int, stage: str) -> Batch:
         """Augment one stage's clips and draw what its loss needs."""
@@ -167,12 +170,12 @@ class Pretraining:
 
         Raises ``FloatingPointError`` for a loss or gradient that is not finite; nothing has changed then.
         """
-        params = shared_parameters(self.network)
-        support_loss = None if support is None else StageLoss(self.network, support, self.config)
+        params, scale = shared_parameters(self.network), self.scale.value
+        support_loss = None if support is None else StageLoss(self.network, support, self.config, None, scale)
         previous = support_loss if self.config.norm_update == "both" else None
-        query_loss = StageLoss(self.network, query, self.config, previous)
+        query_loss = StageLoss(self.network, query, self.config, previous, scale)
 
-        meta = self._gradient(support_loss, query_loss, params, lr)
+        meta = self._gradient(support_loss, query_loss, params, lr).divided(scale)
         check_finite(meta.query_loss, meta.gradients.values())
 
         for name, parameter in params.items():
@@ -200,7 +203,7 @@ class Pretraining:
         config = self.config
         if support is None:
             return meta_gradient(None, query, params, 0.0, inner_steps=0)
-        inner_lr = lr if config.inner_lr is None else config.inner_lr
+        inner_lr = (lr if config.inner_lr is None else config.inner_lr) / support.scale
         meta = meta_gradient(
             support, query, params, inner_lr,
             order=config.order, method=config.method, inner_steps=config.inner_steps,
@@ -226,7 +229,8 @@ class Pretraining:
     def step(self, support: list[Clip], query: list[Clip], number: int, lr: float) -> dict[str, float]:
         """Step ``number`` on decoded clips; see :meth:`update`."""
         first = self.batch(support, number, "support") if support else None
-        return self.update(first, self.batch(query, number, "query"), lr)
+        second = self.batch(query, number, "query")
+        return self.scale.carried(lambda: self.update(first, second, lr))
 
     def watch(self, epoch: int) -> dict[str, float]:
         """Nearest-neighbour accuracy on the test list, every ``eval_every`` epochs."""
@@ -242,6 +246,7 @@ class Pretraining:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "bank": self.bank.state_dict(),
+            "scale": self.scale.state(),
             "started_from": self.started_from,
         }
 
@@ -250,6 +255,7 @@ class Pretraining:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.bank.load_state_dict(state["bank"])
+        self.scale.load(state.get("scale", {}))
         self.started_from = state.get("started_from", {})
 
     def start_from(self, where: str) -> None:

@@ -133,11 +133,12 @@ def batches(training: Pretraining, videos: int = 4, clip: Sequence[int] = (4, 16
     return found
 
 
-def step(config: PretrainConfig, device: str = "cpu") -> dict[str, Tensor]:
+def step(config: PretrainConfig, device: str = "cpu", scale: float = 1.0) -> dict[str, Tensor]:
     """The network's parameters and running statistics after a step in float64."""
     training = Pretraining(config, 12, device)
     training.network.double()
     training.bank.double()
+    training.scale.value = scale
     support, query = batches(training)
     numbers = training.update(None if config.order == "none" else support, query, 0.1)
     assert numbers["loss"] > 0
@@ -256,25 +257,54 @@ def own_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("own_convolutions")
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_gpu)])
-def test_gradients_in_bf16_of_a_smooth_network(checkpointing: bool, device: str) -> None:
+def test_gradients_in_half_of_a_smooth_network(precision: Any, checkpointing: bool, device: str) -> None:
+    """g_s and, in bf16, the Hessian product along a given direction."""
     training = Pretraining(PRETRAIN, 20, device)
     smooth(training.network)
     support = batches(training, 8, (8, 32, 32))[0]
-    theta = shared_parameters(training.network)
-    found = {}
-    for precision in ("fp32", "bf16"):
-        how = dataclasses.replace(PRETRAIN, precision=precision, checkpointing=checkpointing)  # type: ignore[arg-type]
-        loss = StageLoss(training.network, support, how)(theta)
+    theta = list(shared_parameters(training.network).items())
+    scale = 2.0**10 if precision == "fp16" else 1.0
+
+    def found(config: PretrainConfig, scale: float) -> list[Tensor]:
+        loss = StageLoss(training.network, support, config, scale=scale)(dict(theta))
         assert loss.dtype == torch.float32
-        gradient = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
-        v = [torch.sin(torch.arange(g.numel()).to(g)).view_as(g) for g in gradient]
-        product = torch.autograd.grad(gradient, list(theta.values()), v)
-        found[precision] = [torch.cat([x.detach().flatten() for x in each]) for each in (gradient, product)]
-    for half, full in zip(found["bf16"], found["fp32"], strict=True):
-        assert 1e-4 < (half - full).norm() / full.norm() < 0.1
+        params = [p for _, p in theta]
+        vectors = [torch.autograd.grad(loss, params, create_graph=precision == "bf16")]
+        if precision == "bf16":
+            v = [torch.sin(torch.arange(p.numel()).to(p)).view_as(p) for p in params]
+            vectors.append(torch.autograd.grad(vectors[0], params, v))
+        return [torch.cat([x.detach().flatten() for x in each]) / scale for each in vectors]
+
+    how = dataclasses.replace(PRETRAIN, precision=precision, checkpointing=checkpointing)
+    bar = 0.1 if precision == "bf16" else 0.01
+    for half, full in zip(found(how, scale), found(PRETRAIN, 1.0), strict=True):
+        assert 1e-4 < (half - full).norm() / full.norm() < bar
         assert torch.cosine_similarity(half, full, dim=0) > 0.99
+
+
+@pytest.mark.parametrize("order", ["none", "first", "exact"])
+def test_a_loss_scale_changes_nothing(order: Any, plain: dict[str, dict[str, Tensor]]) -> None:
+    assert_same(step(dataclasses.replace(PRETRAIN, order=order, method="fast"), scale=2.0**10), plain[order])
+
+
+@pytest.mark.usefixtures("own_convolutions")
+def test_a_step_that_overflows_is_done_again_with_half_the_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = dataclasses.replace(PRETRAIN, order="first", precision="fp16")
+    ends = []
+    for start in (2.0**4, 2.0**22):
+        training = Pretraining(config, 12)
+        training.scale.value = start
+        given = dict(zip(("support", "query"), batches(training), strict=True))
+        monkeypatch.setattr(training, "batch", lambda clips, step, stage, given=given: given[stage])
+        training.step([object()], [object()], 0, 0.01)  # type: ignore[list-item]
+        assert training.scale.value < 2.0**22
+        ends.append((training.network.state_dict(), training.bank.rows))
+    for name, found in ends[1][0].items():
+        torch.testing.assert_close(found, ends[0][0][name], rtol=0.02, atol=0.02)
+    torch.testing.assert_close(ends[0][1], ends[1][1], rtol=0.02, atol=0.02)
 
 
 # ------------------------------------------------------------------ why some are refused

@@ -1,0 +1,72 @@
+r"""A factor on losses, so that small gradients are not lost in fp16.
+
+Everything that a step consists of is linear in its losses: with :math:`s L` for :math:`L` and
+:math:`\alpha_1 / s` for :math:`\alpha_1`, the adapted parameters are the same and the meta-gradient is
+:math:`s` times as large. So losses are multiplied, gradients divided, and nothing else need know.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from mcn.optim import check_finite
+
+START, GROWTH = 2.0**16, 2000  #: the factor at first, and after how many good steps it doubles
+T = TypeVar("T")
+
+
+class LossScale:
+    """The factor: a power of two with ``on``, else 1 for good.
+
+    >>> scale = LossScale(on=True)
+    >>> def step():
+    ...     check_finite(torch.tensor(1.0), [torch.tensor(1e34) * scale.value])  # overflows at first
+    ...     return scale.value
+    >>> scale.carried(step)
+    32768.0
+    """
+
+    def __init__(self, *, on: bool) -> None:
+        self.on, self.value, self.good = on, START if on else 1.0, 0
+
+    def carried(self, step: Callable[[], T]) -> T:
+        """What ``step`` gives; it is done again with half the factor as long as it is not finite.
+
+        A step that raises ``FloatingPointError`` has changed nothing. At a factor of 1 that is raised on.
+        """
+        while True:
+            try:
+                done = step()
+            except FloatingPointError:
+                if self.value <= 1:
+                    raise
+                self.value, self.good = self.value / 2, 0
+                continue
+            self.good += 1
+            if self.on and self.good % GROWTH == 0:
+                self.value *= 2
+            return done
+
+    def backward(self, loss: Tensor, parameters: Iterable[nn.Parameter]) -> None:
+        """``loss.backward()`` for ``parameters``. Raises ``FloatingPointError`` for what is not finite."""
+        wanted = [p for p in parameters if p.requires_grad]
+
+        def once() -> list[Tensor]:
+            scaled = torch.autograd.grad(loss * self.value, wanted, retain_graph=self.on)
+            gradients = [g / self.value for g in scaled]
+            check_finite(loss, gradients)
+            return gradients
+
+        for parameter, gradient in zip(wanted, self.carried(once), strict=True):
+            parameter.grad = gradient
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        return {"value": self.value, "good": self.good}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up a saved state; an empty one starts anew."""
+        if self.on:
+            self.value, self.good = state.get("value", START), state.get("good", 0)
