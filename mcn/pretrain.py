@@ -271,11 +271,11 @@ def pretrain(config: PretrainConfig) -> Path:
     Raises :class:`~mcn.errors.MCNError` for what the user can mend: a wrong folder, too many
     unreadable videos, a loss that is not finite (the last good checkpoint is kept), a full disk.
     """
+    check_together("pretrain", config)
     if config.batch_size < 2:
         raise MCNError(f"--batch_size {config.batch_size}: FCM compares videos, so a batch needs at least 2")
     videos = load_videos(config.data, "train", config.split)
     stages = config.order != "none"
-    check_together("pretrain", config)
     checked_steps(len(videos), config.batch_size, stages)  # before a folder is made
     run = RunFolder(config, "pretrain")
     training = Pretraining(config, len(videos), run.device)

@@ -169,8 +169,12 @@ def _named(value: object, name: str) -> None:
 def comparable(setting: Mapping[str, Any]) -> dict[str, Any]:
     """A setting without what does not change the result's meaning: seed, places, workers, at any depth.
 
+    A precision is compared, but for the device's own (``auto``): devices are compared anyway.
+
     >>> comparable({"pretrain": {"lr": 0.1, "seed": 3, "out": "runs/a"}})
     {'pretrain': {'lr': 0.1}}
+    >>> comparable({"precision": "auto", "compile": True}), comparable({"precision": "bf16"})
+    ({}, {'precision': 'bf16'})
     """
     return {
         name: comparable(value) if isinstance(value, Mapping) else value
