@@ -44,9 +44,9 @@ class LossScale:
                     raise
                 self.value, self.good = self.value / 2, 0
                 continue
-            self.good += 1
-            if self.on and self.good % GROWTH == 0:
-                self.value *= 2
+            if self.on:
+                self.good += 1
+                self.value *= 2 if self.good % GROWTH == 0 else 1
             return done
 
     def backward(self, loss: Tensor, parameters: Iterable[nn.Parameter]) -> None:
@@ -63,8 +63,8 @@ class LossScale:
             parameter.grad = gradient
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds of it."""
-        return {"value": self.value, "good": self.good}
+        """What a checkpoint holds of it; nothing where it is off."""
+        return {"value": self.value, "good": self.good} if self.on else {}
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up a saved state; an empty one starts anew."""

@@ -43,6 +43,7 @@ def test_off_it_stays_one() -> None:
         scale.carried(lambda: None)
     scale.load({"value": 8.0, "good": 3})
     assert scale.value == 1
+    assert scale.state() == {}
 
 
 def test_a_checkpoint_takes_it_along() -> None:
