@@ -172,8 +172,8 @@ WARNED: tuple[Line, ...] = (
     ),
     Line(
         {"precision": ("bf16",), "order": PLAIN, "command": ("pretrain",), "backbone": UNSTEADY},
-        "note: r2plus1d_18's gradient in bf16 has a cosine of .58 with that in fp32 (r3d_18: .95), measured "
-        "on untrained networks at a reduced width",
+        "note: this backbone's gradient in bf16 may be mostly rounding (untrained, at a reduced width: "
+        "r2plus1d_18's has a cosine of .58 with fp32's, r3d_18's .95; s3d and 10-layer ones not measured)",
     ),
 )
 
