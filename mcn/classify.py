@@ -5,7 +5,7 @@ A network is trained on random clips and tested by the mean of the softmax over 
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,18 @@ from mcn._weights import require
 from mcn.backbones import build_backbone
 from mcn.checkpoint import find_checkpoint, latest_checkpoint, load_checkpoint
 from mcn.clip_features import CROPS, VIEWS, evaluation_clips, evaluation_crops, is_flow, one_view
+from mcn.composes import check_together
 from mcn.config import FinetuneConfig, ProbeConfig
 from mcn.data.datasets import Videos
 from mcn.data.loader import Clip, clip_views, readable_videos
 from mcn.distributed import Ranks
 from mcn.features import load_network
 from mcn.loop import checked_steps, shares_for, train
+from mcn.loss_scale import LossScale
 from mcn.metrics import Evaluation, Tally
-from mcn.network import running_statistics
-from mcn.optim import check_finite, parameter_groups
+from mcn.network import checkpointed_features, running_statistics
+from mcn.optim import check_finite, parameter_groups, sgd
+from mcn.precision import Precision, prepare, resolved, widened
 from mcn.run import RunFolder, choose_device, seed_everything, seed_for
 from mcn.shares import WeightedSum, in_cut
 from mcn.starting_points import classifier_backbone
@@ -60,15 +63,25 @@ class Head(nn.Module):
 class Classifier(nn.Module):
     """A backbone and the ``N`` heads that read it (one, but in a sweep): clips -> ``(N, B, classes)``.
 
-    A ``frozen`` backbone stays in eval mode and gets no gradient.
+    A ``frozen`` backbone stays in eval mode and gets no gradient. ``precision`` is the backbone's; with
+    ``checkpointing`` its blocks are computed again on the way back.
 
     >>> model = Classifier(build_backbone("r3d_small", 4), [Head(32, 5)])
     >>> model(torch.rand(2, 3, 4, 16, 16)).shape
     torch.Size([1, 2, 5])
     """
 
-    def __init__(self, backbone: nn.Module, heads: Sequence[nn.Module], *, frozen: bool = False) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        heads: Sequence[nn.Module],
+        *,
+        frozen: bool = False,
+        precision: Precision | None = None,
+        checkpointing: bool = False,
+    ) -> None:
         super().__init__()
+        self.precision, self.checkpointing = precision or Precision(), checkpointing
         self.backbone, self.heads, self.frozen = backbone, nn.ModuleList(heads), frozen
 
     def train(self, mode: bool = True) -> "Classifier":
@@ -80,8 +93,10 @@ class Classifier(nn.Module):
 
     def forward(self, clip: Tensor) -> Tensor:
         """Logits of each head, of clips ``(B, 3, T, H, W)``."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            features = self.backbone(clip)
+        again = self.checkpointing and self.training
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen), self.precision.autocast():
+            features = checkpointed_features(self.backbone, clip) if again else self.backbone(clip)
+        features = widened(features)
         return torch.stack([head(features) for head in self.heads])
 
 
@@ -147,24 +162,29 @@ class Classification:
         for _ in self.penalties:
             seed_everything(seed_for(config.seed, "classifier"))
             heads.append(Head(width, len(self.classes), **head))
-        self.model = Classifier(start.backbone.requires_grad_(not frozen), heads, frozen=frozen)
-        self.model.to(device).train()
+        precision = resolved(config, device)
+        self.model = Classifier(
+            start.backbone.requires_grad_(not frozen), heads,
+            frozen=frozen, precision=precision, checkpointing=getattr(config, "checkpointing", False),
+        )  # fmt: skip
+        prepare(self.model.to(device).train(), config, precision)
         trained: Sequence[nn.Module] = heads if frozen else [self.model]
         groups = [
             group
             for module, penalty in zip(trained, self.penalties, strict=True)
             for group in parameter_groups(module, dataclasses.replace(config, weight_decay=penalty))
         ]
-        self.optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+        self.optimizer = sgd(groups, config, device)
+        self.scale = LossScale(on=precision.name == "fp16" and not frozen)
         self.labels = torch.tensor(videos.labels, device=device)
 
     def step(self, support: list[Clip], query: list[Clip], number: int, lr: float) -> dict[str, float]:
         """One step of cross-entropy on ``query``; there is no support stage here."""
-        return self._learn(self._shares(query, number), lr)
+        return self._learn(lambda: self._shares(query, number), lr)
 
     def learn(self, clip: Tensor, labels: Tensor, lr: float) -> dict[str, float]:
         """Move by one batch, the network's input and classes ``(B,)``; gives the heads' mean numbers."""
-        return self._learn(iter([(clip, labels, 1.0)]), lr)
+        return self._learn(lambda: iter([(clip, labels, 1.0)]), lr)
 
     def _shares(self, clips: list[Clip], number: int) -> Iterator[tuple[Tensor, Tensor, float]]:
         """This process's shares of step ``number``: the network's input, classes, weight in the batch."""
@@ -177,26 +197,17 @@ class Classification:
             *views, index = clip_views(clips[part], config.size, second, self.device)
             yield views[VIEWS[config.view]], self.labels[index], weight
 
-    def _learn(self, shares: Iterator[tuple[Tensor, Tensor, float]], lr: float) -> dict[str, float]:
-        """Move by the mean gradient of all processes' shares, one at a time; gives their mean numbers."""
-        moving = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+    def _learn(
+        self, shares: Callable[[], Iterator[tuple[Tensor, Tensor, float]]], lr: float
+    ) -> dict[str, float]:
+        """Move by the mean gradient of all processes' shares; gives their mean numbers."""
         before = running_statistics(self.model)
-        gradients, left = WeightedSum(), WeightedSum()
-        for clip, labels, weight in shares:
-            self._set_statistics(before)  # each share goes on from the same ones
-            logits = self.model(clip)
-            # Heads share no parameter that moves, so the sum's gradient is each one's own.
-            loss = torch.stack([F.cross_entropy(each, labels) for each in logits]).sum()
-            parts = torch.autograd.grad(loss, tuple(moving.values()))
-            gradients.add(dict(zip(moving, parts, strict=True)), weight)
-            right = (logits.argmax(-1) == labels).to(loss.dtype).mean()
-            numbers = {"loss": loss.detach() / len(logits), "top1": 100 * right}
-            left.add({**numbers, **running_statistics(self.model)}, weight)
-        gradient, left_behind = self.ranks.reduce(gradients.total), self.ranks.reduce(left.total)
+        try:
+            gradient, left_behind = self.scale.carried(lambda: self._gradient(shares(), before))
+        finally:
+            self._set_statistics(before)
         numbers = {name: left_behind.pop(name) for name in ("loss", "top1")}
-        self._set_statistics(before)
-        check_finite(numbers["loss"], gradient.values())
-        for name, parameter in moving.items():
+        for name, parameter in self._moving().items():
             parameter.grad = gradient[name]
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -204,6 +215,33 @@ class Classification:
         self.optimizer.zero_grad()
         self._set_statistics(left_behind)
         return {name: value.item() for name, value in numbers.items()}
+
+    def _moving(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def _gradient(
+        self, shares: Iterator[tuple[Tensor, Tensor, float]], before: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Over all processes' shares, computed one at a time: the gradient; numbers and statistics, means.
+
+        Raises ``FloatingPointError`` for a loss or gradient that is not finite.
+        """
+        moving, scale = self._moving(), self.scale.value
+        gradients, left = WeightedSum(), WeightedSum()
+        for clip, labels, weight in shares:
+            self._set_statistics(before)  # each share goes on from the same ones
+            logits = self.model(clip)
+            # Heads share no parameter that moves, so the sum's gradient is each one's own.
+            loss = torch.stack([F.cross_entropy(each, labels) for each in logits]).sum()
+            parts = torch.autograd.grad(scale * loss, tuple(moving.values()))
+            gradients.add(dict(zip(moving, parts, strict=True)), weight)
+            right = (logits.argmax(-1) == labels).to(loss.dtype).mean()
+            numbers = {"loss": loss.detach() / len(logits), "top1": 100 * right}
+            left.add({**numbers, **running_statistics(self.model)}, weight)
+        gradient, left_behind = self.ranks.reduce(gradients.total), self.ranks.reduce(left.total)
+        gradient = {name: g / scale for name, g in gradient.items()}
+        check_finite(left_behind["loss"], gradient.values())
+        return gradient, left_behind
 
     @torch.no_grad()
     def _set_statistics(self, statistics: dict[str, Tensor]) -> None:
@@ -221,6 +259,7 @@ class Classification:
             "config": dataclasses.asdict(self.config),
             "network": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scale": self.scale.state(),
             "classes": self.classes,
             "backbone": self.start.build,
             "head": self.head,
@@ -231,6 +270,7 @@ class Classification:
         """Take up a saved state."""
         self.model.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.scale.load(state.get("scale", {}))
 
 
 def fit(
@@ -249,11 +289,13 @@ def fit(
     already. Of several ``ranks`` each computes its shares of every batch.
     """
     videos.check_labels()
+    command = "probe" if isinstance(config, ProbeConfig) else "finetune"
+    check_together(command, config)
     config = shares_for(config, ranks, "BatchNorm compares videos" if head.get("normalise") else "")
     checked_steps(len(videos), config.batch_size, stages=False)
     if start is None and not (config.out and latest_checkpoint(Path(config.out) / "checkpoints")):
         start = starting_point(config, choose_device(config.device))
-    run = RunFolder(config, "probe" if isinstance(config, ProbeConfig) else "finetune", ranks)
+    run = RunFolder(config, command, ranks)
     if start is None:
         assert run.resumed is not None
         start = continued(run.resumed, run.device)

@@ -22,6 +22,7 @@ from mcn.data.loader import TestClips, check_length
 from mcn.data.sampling import uniform_clips
 from mcn.data.videoinfo import VideoError
 from mcn.network import MetaContrastiveNetwork
+from mcn.precision import Precision, widened
 from mcn.views import make_views, normalise
 
 #: Which of the two backbones (shared weights, own statistics) a view goes through.
@@ -144,8 +145,11 @@ def video_feature(
     feature: str = "pooled",
     batch_size: int = 32,
     device: torch.device | str = "cpu",
+    precision: Precision | None = None,
 ) -> Tensor:
-    """The mean feature ``(F,)`` of a video's clips, uint8 ``(clips, T + 1, H, W, 3)``, in full float32.
+    """The mean feature ``(F,)`` of a video's clips, uint8 ``(clips, T + 1, H, W, 3)``.
+
+    The backbone is computed in ``precision``, by default full float32; the mean is always float32.
 
     At most ``batch_size`` images go through the network at a time (ten, if a clip has ten crops). The
     network should be in eval mode.
@@ -155,7 +159,9 @@ def video_feature(
     def each() -> Iterator[Tensor]:
         for some in raw.split(max(1, batch_size // CROPS[crops])):
             x = one_view(evaluation_crops(some.to(device), size, crops, view), view)
-            yield backbone(x) if feature == "pooled" else conv5_feature(backbone.maps(x))  # type: ignore[operator]
+            with (precision or Precision()).autocast():
+                y = backbone(x) if feature == "pooled" else conv5_feature(backbone.maps(x))  # type: ignore[operator]
+            yield widened(y)
 
     # TF32 would make a feature depend on the batch it was computed in.
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):

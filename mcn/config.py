@@ -19,13 +19,15 @@ from mcn.settings import (
     LossConfig,
     MetaConfig,
     NetworkConfig,
+    PrecisionConfig,
     RunConfig,
     StartConfig,
+    TrainPrecisionConfig,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig(LoopConfig, NetworkConfig, LossConfig, MetaConfig):
+class PretrainConfig(LoopConfig, NetworkConfig, LossConfig, MetaConfig, TrainPrecisionConfig):
     """Self-supervised pre-training: contrast only, contrast + binary loss, or full MCN."""
 
     init_from: str = ""
@@ -39,7 +41,7 @@ class PretrainConfig(LoopConfig, NetworkConfig, LossConfig, MetaConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig(RunConfig, DataConfig, StartConfig):
+class EvalConfig(RunConfig, DataConfig, StartConfig, PrecisionConfig):
     """Frozen features of a pre-trained network: shared by probe, retrieve and features."""
 
     view: Literal[
@@ -73,7 +75,7 @@ class RetrieveConfig(EvalConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(LoopConfig, StartConfig):
+class FinetuneConfig(LoopConfig, StartConfig, TrainPrecisionConfig):
     """Supervised training of a backbone (pre-trained or from scratch) and a new classifier (row 40)."""
 
     checkpoint: str = ""

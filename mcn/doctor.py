@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from mcn._cores import usable_cores
+from mcn.composes import check_together
 from mcn.config import PretrainConfig
 from mcn.data.bad import BadVideos
 from mcn.data.datasets import Videos
@@ -106,6 +107,7 @@ def diagnose(config: PretrainConfig, seconds: float = 5.0) -> Diagnosis:
 
     Raises :class:`~mcn.errors.MCNError` for data of which too much cannot be read.
     """
+    check_together("pretrain", config)
     device = choose_device(config.device)
     if device.type == "cpu":
         config = dataclasses.replace(config, batch_size=min(config.batch_size, _ON_CPU))

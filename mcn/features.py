@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mcn._weights import require
 from mcn.clip_features import VIEWS, evaluation_clips, video_feature
+from mcn.composes import check_together
 from mcn.config import EvalConfig, FinetuneConfig, PretrainConfig, build
 from mcn.data.datasets import Videos
 from mcn.data.loader import readable_videos
@@ -31,6 +32,7 @@ from mcn.feature_cache import FeatureCache, cache_key, video_keys, weights_hash
 from mcn.files import write_atomically
 from mcn.holdout import labelled_lists, list_of
 from mcn.network import MetaContrastiveNetwork
+from mcn.precision import Precision, prepare, resolved
 from mcn.run import choose_device, seed_everything, seed_for
 from mcn.starting_points import StartingPoint, read_starting_point
 
@@ -139,6 +141,7 @@ def extract_features(
     cache: Path | None = None,
     share: tuple[int, int] = (0, 1),
     ranks: Ranks = Ranks(),  # noqa: B008 - frozen
+    precision: Precision | None = None,
 ) -> Features:
     """One feature a video: backbone features of ``clips`` clips, averaged (see :mod:`mcn.clip_features`).
 
@@ -159,6 +162,7 @@ def extract_features(
         )
     sizes = {"frames": frames, "stride": stride, "clips": clips, "reader": reader}
     settings = {**sizes, "size": size, "view": view, "crops": crops, "feature": feature}
+    settings |= (precision or Precision()).setting()
     if world > 1 and ranks.size > 1:
         raise MCNError(f"--rank {rank} --world {world}: torchrun has said it already, leave both out")
     if world > 1 and cache is None:
@@ -181,7 +185,7 @@ def extract_features(
         for index, raw in readable_videos(dataset, workers, max_bad, progress, made, ranks):
             row = video_feature(
                 network, raw, size=size, view=view, crops=crops, feature=feature,
-                batch_size=batch_size, device=device,
+                batch_size=batch_size, device=device, precision=precision,
             ).cpu().numpy()  # fmt: skip
             rows.put(index, row)
             if store is not None and (key := keys[index]) is not None:
@@ -209,16 +213,18 @@ def features_of(
     ``networks``, one a view, and ``videos`` are used where they are at hand already (see
     :func:`load_networks`), :func:`extract_features` says what ``share`` and ``ranks`` are.
     """
+    check_together("features", config)
     device = choose_device(config.device)
     videos = videos or list_of(config, subset)
     networks = networks or load_networks(config)
     print(f"{subset}: {videos.announced(config.size)}")
     return join([
         extract_features(
-            network, videos,
+            prepare(network, one), videos,
             **clip_settings(one), workers=one.workers, max_bad=one.max_bad, device=device,
             progress=_bar(subset, one, config) if ranks.first else "",
             cache=cache_folder(one), share=share, ranks=ranks,
+            precision=resolved(one, device, training=False),
         )
         for network, one in zip(networks, single_views(config), strict=True)
     ])  # fmt: skip

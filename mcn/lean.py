@@ -13,7 +13,7 @@ second computation draws the same ones.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -38,6 +38,7 @@ class Block:
     constants: tuple[Tensor, ...] = ()  #: tensors that do not depend on parameters, such as clips
     by_duals: bool = False  #: made of the operations that :mod:`mcn.dual` knows, which is faster
     light: bool = False  #: little work for a large output: computed again rather than kept, in every pass
+    checkpointed: bool = False  #: computed again where a loss is differentiated once
 
 
 @runtime_checkable
@@ -77,18 +78,28 @@ class Chain:
 
 
 def run_lightly(blocks: Sequence[Block], params: Params) -> Tensor:
-    """The loss, ready to be differentiated once; light blocks are computed again on the way back.
+    """The loss, ready to be differentiated; light and checkpointed blocks are computed again on the way back.
 
     Each block is given its parameters, so that the second time it cannot but see the same ones.
     """
     outputs: list[Tensor] = []
     for block in blocks:
         arguments = (_own(block, params), *block.constants, *(outputs[i] for i in block.inputs))
-        if block.light:
+        if block.light or block.checkpointed:
             outputs.append(checkpoint(block.function, *arguments, use_reentrant=False))
         else:
             outputs.append(block.function(*arguments))
     return outputs[-1]
+
+
+def checkpointed(blocks: Sequence[Block]) -> list[Block]:
+    """The same blocks, all but the last to be computed again by :func:`run_lightly`.
+
+    >>> double = Block(lambda p: 2 * p["w"], names=("w",))
+    >>> [block.checkpointed for block in checkpointed([double, double])]
+    [True, False]
+    """
+    return [*(replace(block, checkpointed=True) for block in blocks[:-1]), blocks[-1]]
 
 
 def hessian_product(blocks: Sequence[Block], params: Params, v: Params, *, keep: bool = False) -> Params:

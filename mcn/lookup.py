@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from mcn.clip_features import is_flow, video_feature
+from mcn.composes import check_together
 from mcn.config import EvalConfig
 from mcn.data.datasets import Videos, load_videos
 from mcn.data.loader import clips_of_file
@@ -25,6 +26,7 @@ from mcn.features import FEATURE_SETTINGS, Features, features_of, join, load_net
 from mcn.files import first_line, write_atomically
 from mcn.nearest import cosines, nearest
 from mcn.network import MetaContrastiveNetwork
+from mcn.precision import resolved
 from mcn.run import choose_device
 
 
@@ -86,6 +88,7 @@ def query_feature(
     """
     if any(is_flow(one.view) for one in single_views(config)):
         raise MCNError(f"--view {config.view}: a single file has no stored flow, ask with rgb or residual")
+    check_together("features", config)
     device = choose_device(config.device)
     raw, _ = clips_of_file(
         query, frames=config.frames, stride=config.stride, clips=config.clips,
@@ -95,7 +98,7 @@ def query_feature(
     for network, one in zip(networks or load_networks(config), single_views(config), strict=True):
         row = video_feature(
             network.eval(), raw, size=one.size, view=one.view, crops=one.crops, feature=one.feature,
-            batch_size=one.batch_size, device=device,
+            batch_size=one.batch_size, device=device, precision=resolved(one, device, training=False),
         )  # fmt: skip
         parts.append(Features(row.cpu()[None], Videos(query.parent, (query.name,))))
     return join(parts).x[0].numpy()
@@ -118,9 +121,9 @@ def find(
 
 def _made_of(config: EvalConfig, networks: Sequence[MetaContrastiveNetwork]) -> str:
     """Changes with the networks of a config and with the settings that its features depend on."""
-    return cache_key(
-        " ".join(map(weights_hash, networks)), {name: getattr(config, name) for name in FEATURE_SETTINGS}
-    )
+    settings = {name: getattr(config, name) for name in FEATURE_SETTINGS}
+    settings |= resolved(config, torch.device("cpu"), training=False).setting()
+    return cache_key(" ".join(map(weights_hash, networks)), settings)
 
 
 def _files(videos: Videos, config: EvalConfig) -> str:

@@ -42,6 +42,11 @@ class MetaGradient(NamedTuple):
     support_loss: Tensor | None  #: at the first inner step; ``None`` without inner steps
     query_loss: Tensor  #: at the adapted parameters
 
+    def divided(self, by: float) -> "MetaGradient":
+        """All of it divided by a number: of losses that were multiplied by it."""
+        support = None if self.support_loss is None else self.support_loss / by
+        return MetaGradient({n: g / by for n, g in self.gradients.items()}, support, self.query_loss / by)
+
 
 def meta_gradient(
     support_loss: Shares | None,

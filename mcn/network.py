@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcn.backbones import build_backbone
-from mcn.lean import Block
+from mcn.lean import Block, checkpointed, run_lightly
 from mcn.pairing import Pairs, combine_features
 
 PROJECTIONS = ("linear", "mlp", "none")
@@ -190,12 +190,7 @@ def blocks_with(
     blocks: list[Block] = []
     ends = []
     for view, clip in enumerate((clip1, clip2)):
-        backbone = network.backbone(view)
-        for number, module in enumerate(backbone.blocks()):  # type: ignore[operator]
-            function, names = _function_of(network, module, buffers)
-            light = number < int(backbone.light_blocks)  # type: ignore[arg-type]
-            before = {"inputs": (len(blocks) - 1,)} if number else {"constants": (clip,)}
-            blocks.append(Block(function, names, by_duals=True, light=light, **before))
+        blocks += _backbone_blocks(network, network.backbone(view), buffers, clip, len(blocks))
         ends.append(len(blocks) - 1)
 
     rest = _Rest(network, loss)
@@ -205,6 +200,34 @@ def blocks_with(
         return torch.func.functional_call(rest, {f"network.{name}": p[name] for name in p}, maps)
 
     return [*blocks, Block(last, names, tuple(ends))]
+
+
+def checkpointed_features(backbone: nn.Module, clip: Tensor) -> Tensor:
+    """``backbone(clip)``, whose blocks are computed again on the way back: less is kept in between.
+
+    Running statistics count the first computation only.
+
+    >>> backbone, clip = build_backbone("r3d_small", 4), torch.rand(2, 3, 4, 16, 16)
+    >>> torch.equal(checkpointed_features(backbone, clip), backbone(clip))
+    True
+    """
+    buffers = dict(backbone.named_buffers())
+    blocks = _backbone_blocks(backbone, backbone, buffers, clip)
+    pool = Block(lambda p, maps: backbone.pool(maps), inputs=(len(blocks) - 1,))  # type: ignore[operator]
+    return run_lightly(checkpointed([*blocks, pool]), shared_parameters(backbone))
+
+
+def _backbone_blocks(
+    network: nn.Module, backbone: nn.Module, buffers: dict[str, Tensor], clip: Tensor, first: int = 0
+) -> list[Block]:
+    """A backbone of the network as blocks, by the network's names, numbered from ``first``."""
+    blocks = []
+    for number, module in enumerate(backbone.blocks()):  # type: ignore[operator]
+        function, names = _function_of(network, module, buffers)
+        light = number < int(backbone.light_blocks)  # type: ignore[arg-type]
+        before = {"inputs": (first + number - 1,)} if number else {"constants": (clip,)}
+        blocks.append(Block(function, names, by_duals=True, light=light, **before))
+    return blocks
 
 
 class _Rest(nn.Module):

@@ -14,14 +14,16 @@ import torch
 from torch import Tensor
 
 from mcn.bank import FeatureBank, draw_negatives
+from mcn.composes import check_together
 from mcn.config import PretrainConfig
 from mcn.data.loader import Clip, clip_views
 from mcn.distributed import Ranks, join_ranks
 from mcn.errors import MCNError
 from mcn.features import network_from_config
 from mcn.holdout import videos_of
-from mcn.lean import Block
+from mcn.lean import Block, checkpointed, run_lightly
 from mcn.loop import checked_steps, shares_for, train
+from mcn.loss_scale import LossScale
 from mcn.losses import classification_loss, meta_loss, multiview_loss
 from mcn.meta import MetaGradient, Params, choose_method, meta_gradient
 from mcn.network import (
@@ -32,7 +34,8 @@ from mcn.network import (
     running_statistics,
     shared_parameters,
 )
-from mcn.optim import check_finite, parameter_groups
+from mcn.optim import check_finite, laid_out_as, parameter_groups, sgd
+from mcn.precision import prepare, resolved, widened
 from mcn.retrieval import nearest_neighbour_accuracy
 from mcn.run import RunFolder, generator_for, seed_for
 from mcn.shares import Share, WeightedSum, in_cut
@@ -67,7 +70,7 @@ class StageLoss:
 
     What the stage leaves behind is kept from the *first* evaluation; recomputations, which the
     Hessian product may need, count for nothing (protocol rows 13 and 36). Running statistics go on
-    from where ``previous``, the stage before, left them.
+    from where ``previous``, the stage before, left them. The loss is multiplied by ``scale``.
     """
 
     def __init__(
@@ -76,16 +79,21 @@ class StageLoss:
         batch: Batch,
         config: PretrainConfig,
         previous: "StageLoss | None" = None,
+        scale: float = 1.0,
     ) -> None:
         self.network, self.batch, self.config, self.previous = network, batch, config, previous
+        self.precision, self.scale = resolved(config, batch.view1.device), scale
         self.traces: Traces | None = None
 
     def __call__(self, params: Params) -> Tensor:
         """The meta loss at ``params``, a scalar."""
+        if self.config.checkpointing:
+            return run_lightly(self.blocks(), params)
         buffers = self._statistics()
         torch.manual_seed(self.batch.seed)
-        out = call_with(self.network, params, buffers, self.batch.view1, self.batch.view2)
-        return self._loss(out, buffers)
+        with self.precision.autocast():
+            out = call_with(self.network, params, buffers, self.batch.view1, self.batch.view2)
+            return self._loss(out, buffers)
 
     def blocks(self) -> list[Block]:
         """The same as a chain of blocks, evaluated when they are."""
@@ -98,7 +106,10 @@ class StageLoss:
             torch.manual_seed(batch.seed)
             return first.function(*args)
 
-        return [dataclasses.replace(first, function=seeded), *rest]
+        chain = [dataclasses.replace(first, function=seeded), *rest]
+        if self.config.checkpointing:
+            chain = checkpointed(chain)
+        return [dataclasses.replace(each, function=self.precision.around(each.function)) for each in chain]
 
     def _statistics(self) -> dict[str, Tensor]:
         """BatchNorm's running statistics before this stage, to be written to."""
@@ -109,6 +120,10 @@ class StageLoss:
 
     def _loss(self, out: Outputs, buffers: dict[str, Tensor]) -> Tensor:
         """Eq. 5 of the network's outputs; the first time, what they leave behind is kept."""
+        with self.precision.full():
+            return self.scale * self._loss_in_full(Outputs(*map(widened, out)), buffers)
+
+    def _loss_in_full(self, out: Outputs, buffers: dict[str, Tensor]) -> Tensor:
         config, batch = self.config, self.batch
         contrast = multiview_loss(
             out.z1, out.z2, batch.rows, batch.index,
@@ -146,6 +161,7 @@ class Pretraining:
         self.shares = config.shares or ranks.size  #: of a batch, over all processes
         self.method: str = config.method  #: auto until the first step has been measured
         self.network = network_from_config(config).to(self.device).train()
+        prepare(self.network, config, resolved(config, self.device))
         self.bank = FeatureBank(
             num_videos,
             self.network.dim,
@@ -154,7 +170,8 @@ class Pretraining:
         ).to(self.device)
         self.started_from: dict[str, str] = {}  #: kind, file and SHA-256 of what ``init_from`` named
         groups = parameter_groups(self.network, config)
-        self.optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+        self.optimizer = sgd(groups, config, self.device)
+        self.scale = LossScale(on=resolved(config, self.device).name == "fp16")
 
     def batches(self, clips: list[Clip], step: int, stage: str) -> list[Batch]:
         """One stage's clips of this process as the shares that are computed here."""
@@ -188,19 +205,19 @@ class Pretraining:
 
         Raises ``FloatingPointError`` for a loss or gradient that is not finite; nothing has changed then.
         """
-        params = shared_parameters(self.network)
-        first = [StageLoss(self.network, batch, self.config) for batch in _listed(support)]
+        params, scale = shared_parameters(self.network), self.scale.value
+        first = [StageLoss(self.network, batch, self.config, None, scale) for batch in _listed(support)]
         before = first if first and self.config.norm_update == "both" else [None] * len(_listed(query))
         second = [
-            StageLoss(self.network, batch, self.config, previous)
+            StageLoss(self.network, batch, self.config, previous, scale)
             for batch, previous in zip(_listed(query), before, strict=True)
         ]
-        meta = self._gradient(first, second, params, lr)
+        meta = self._gradient(first, second, params, lr).divided(scale)
         left = self._left_behind(meta, second)
         check_finite(left["loss"], meta.gradients.values())
 
         for name, parameter in params.items():
-            parameter.grad = meta.gradients[name]
+            parameter.grad = laid_out_as(parameter, meta.gradients[name])
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()  # \theta <- \theta - \alpha_2 (meta-gradient), with momentum and decay
@@ -221,7 +238,7 @@ class Pretraining:
             self.method = choose_method(
                 together, second, params, inner_steps=config.inner_steps, processes=many
             )
-        inner_lr = lr if config.inner_lr is None else config.inner_lr
+        inner_lr = (lr if config.inner_lr is None else config.inner_lr) / self.scale.value
         meta = meta_gradient(
             first, second, params, inner_lr, order=config.order, method=self.method,
             inner_steps=config.inner_steps, reduce=reduce, task=config.task,
@@ -267,7 +284,8 @@ class Pretraining:
     def step(self, support: list[Clip], query: list[Clip], number: int, lr: float) -> dict[str, float]:
         """Step ``number`` on this process's decoded clips; see :meth:`update`."""
         first = self.batches(support, number, "support") if support else None
-        return self.update(first, self.batches(query, number, "query"), lr)
+        second = self.batches(query, number, "query")
+        return self.scale.carried(lambda: self.update(first, second, lr))
 
     def watch(self, epoch: int) -> dict[str, float]:
         """Nearest-neighbour accuracy on the test list, every ``eval_every`` epochs."""
@@ -283,6 +301,7 @@ class Pretraining:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "bank": self.bank.state_dict(),
+            "scale": self.scale.state(),
             "started_from": self.started_from,
         }
 
@@ -291,6 +310,7 @@ class Pretraining:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.bank.load_state_dict(state["bank"])
+        self.scale.load(state.get("scale", {}))
         self.started_from = state.get("started_from", {})
 
     def start_from(self, where: str) -> None:
@@ -306,6 +326,7 @@ def pretrain(config: PretrainConfig) -> Path:
     Raises :class:`~mcn.errors.MCNError` for what the user can mend: a wrong folder, too many
     unreadable videos, a loss that is not finite (the last good checkpoint is kept), a full disk.
     """
+    check_together("pretrain", config)
     ranks = join_ranks(config.device, config.out)
     config = shares_for(config, ranks, "FCM compares videos")
     if config.task == "share" and config.order == "none":

@@ -30,8 +30,9 @@ TEST, HELD_OUT = "test videos", "held-out training videos"
 # Settings that say where a run lay, how it was carried out or which seed it had, not what it computed.
 _NOT_COMPARED = {
     "seed", "out", "data", "checkpoint", "device", "threads", "workers", "max_bad", "read_timeout",
-    "checkpoint_every", "keep", "eval_every", "eval_clips",
+    "checkpoint_every", "keep", "eval_every", "eval_clips", "channels_last", "compile", "checkpointing",
 }  # fmt: skip
+_DEVICES_OWN = ("precision", "auto")  # says nothing that the device, which is compared, does not
 
 
 @dataclass(frozen=True)
@@ -199,13 +200,17 @@ def _named(value: object, name: str) -> None:
 def comparable(setting: Mapping[str, Any]) -> dict[str, Any]:
     """A setting without what does not change the result's meaning: seed, places, workers, at any depth.
 
+    A precision is compared, but for the device's own (``auto``): devices are compared anyway.
+
     >>> comparable({"pretrain": {"lr": 0.1, "seed": 3, "out": "runs/a"}})
     {'pretrain': {'lr': 0.1}}
+    >>> comparable({"precision": "auto", "compile": True}), comparable({"precision": "bf16"})
+    ({}, {'precision': 'bf16'})
     """
     return {
         name: comparable(value) if isinstance(value, Mapping) else value
         for name, value in setting.items()
-        if name not in _NOT_COMPARED
+        if name not in _NOT_COMPARED and (name, value) != _DEVICES_OWN
     }
 
 

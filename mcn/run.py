@@ -41,6 +41,7 @@ from mcn.settings import RunConfig
 # Where a run is continued may change, and how it keeps its records; what it computes may not.
 _MAY_CHANGE = {
     "out", "device", "threads", "workers", "max_bad", "read_timeout", "checkpoint_every", "keep",
+    "channels_last", "compile", "checkpointing",
 }  # fmt: skip
 
 

@@ -194,6 +194,26 @@ class LoopConfig(RunConfig, DataConfig, OptimConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrecisionConfig:
+    """Precision and memory order of the network; :mod:`mcn.composes` has what goes together."""
+
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    """Of convolutions and products; auto: fp32 on a CPU and for features, tf32 for training on a GPU."""
+    channels_last: bool = False
+    """Weights and activations with channels as the fastest axis in memory (channels_last_3d)."""
+    compile: bool = False
+    """Whether torch.compile compiles the backbone; minutes before the first step, not for the exact order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPrecisionConfig(PrecisionConfig):
+    """The same for what is trained whole."""
+
+    checkpointing: bool = False
+    """Compute the backbone's blocks again on the way back instead of keeping what lies inside them."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StartConfig:
     """The pre-trained backbone that an evaluation starts from."""
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mcn.optim import learning_rate, parameter_groups
+from mcn.optim import laid_out_as, learning_rate, parameter_groups, sgd
 from mcn.settings import OptimConfig
 
 
@@ -44,3 +44,36 @@ def test_one_step_shrinks_only_what_decays(decay_norm):
     assert (model[0].weight == 0.5).all()
     for vector in (model[0].bias, model[1].weight, model[1].bias):
         assert (vector == kept).all()
+
+
+def test_the_fused_optimiser_makes_the_same_steps() -> None:
+    config, ends = OptimConfig(lr=0.1), []
+    for fused in (None, True):  # a CPU has it too, though it is not used there
+        torch.manual_seed(0)
+        module = nn.Conv3d(2, 4, 3).double().to(memory_format=torch.channels_last_3d)
+        optimiser = sgd(parameter_groups(module, config), config, torch.device("cpu"))
+        for group in optimiser.param_groups:
+            group["fused"] = fused
+        for _ in range(3):
+            for p in module.parameters():
+                p.grad = laid_out_as(p, torch.randn(p.shape, dtype=p.dtype))
+            optimiser.step()
+        ends.append([p.detach() for p in module.parameters()])
+    for one, other in zip(*ends, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_a_gpu_gets_the_fused_optimiser() -> None:
+    module = nn.Linear(2, 2)
+    for device, fused in (("cpu", None), ("cuda", True)):
+        optimiser = sgd(parameter_groups(module, OptimConfig()), OptimConfig(), torch.device(device))
+        assert optimiser.param_groups[0]["fused"] is fused
+
+
+def test_a_gradient_is_laid_out_as_its_parameter() -> None:
+    gradient = torch.randn(4, 3, 3, 3, 3)
+    parameter = torch.zeros_like(gradient).to(memory_format=torch.channels_last_3d)
+    found = laid_out_as(parameter, gradient)
+    assert torch.equal(found, gradient)
+    assert found.stride() == parameter.stride()
+    assert laid_out_as(gradient, gradient) is gradient
