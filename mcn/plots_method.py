@@ -114,6 +114,8 @@ def answers_in_the_plane(
         )
         axis.scatter(left[~true], right[~true], s=14, facecolors="white", edgecolors=COLOURS[1], linewidth=1)
         axis.scatter(left[true], right[true], s=22, color=RIGHT, edgecolors="white", linewidth=0.6)
+        axis.set_xlim(-extent, extent)
+        axis.set_ylim(-extent, extent)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("RGB feature of the pair", fontsize=9)
     axes[0].set_ylabel("its residual feature", fontsize=9)

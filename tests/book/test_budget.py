@@ -32,8 +32,9 @@ class Chapter:
         self.tags = [cell.metadata.get("tags", []) for cell in self.code]
 
     def words(self):
-        """Words that are read: no formulas, tables, options of directives or addresses."""
-        text = re.sub(r"^\$\$.*?^\$\$.*?$", " ", self.markdown, flags=re.M | re.S)
+        """Words that are read, captions too: no formulas, tables, options of directives or addresses."""
+        text = "\n\n".join([self.markdown, *(figure["caption"] for figure in self.shown)])
+        text = re.sub(r"^\$\$.*?^\$\$.*?$", " ", text, flags=re.M | re.S)
         text = re.sub(r"^(\|.*|:{3,}.*|:[\w-]+:.*|```.*)$", " ", text, flags=re.M)
         text = re.sub(r"\]\([^)]*\)", "]", re.sub(r"\$[^$]*\$", " ", text))
         return len(re.findall(r"\w[\w'’-]*", text))
