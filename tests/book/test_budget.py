@@ -77,6 +77,7 @@ def test_figures_are_numbered_and_have_captions_and_text_for_who_cannot_see_them
         assert (BOOK / path).is_file()
         assert ":name: fig-" in options
         assert ":alt: " in options
+        assert not path.startswith("drawings/") or ":class: dark-light" in options  # see book.css
         assert caption.strip(), path
     assert all(figure["name"].startswith("fig-") and figure["caption"] for figure in chapter.shown)
     alts = [cell.metadata["mystnb"]["image"]["alt"] for cell in chapter.code if "mystnb" in cell.metadata
