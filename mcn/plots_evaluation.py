@@ -124,7 +124,7 @@ class ClipPlayer:
         return f"ClipPlayer({', '.join(self.clips)}: {self.frames} frames)"
 
     def _repr_html_(self) -> str:
-        figure = Picture(figsize=(2.2 * len(self.clips), 2.5), layout="constrained")
+        figure = Picture(figsize=(2.2 * len(self.clips), 2.5), dpi=72, layout="constrained")
         axes = figure.subplots(1, len(self.clips), squeeze=False)[0]
         shown = []
         for axis, (name, clip) in zip(axes, self.clips.items(), strict=True):
