@@ -35,7 +35,7 @@ class Head(nn.Module):
     """What reads classes off a feature, ``(B, F)`` -> ``(B, classes)``: dropout and a fully connected layer.
 
     ``normalise`` puts L2 normalisation and a BatchNorm with scale and shift before it, and starts the
-    layer small, as CoCLR's linear probe does (row 43).
+    layer small, as CoCLR's linear probe does (:eq:`eq-transfer-headline`, row 43).
     """
 
     def __init__(self, width: int, classes: int, *, dropout: float = 0.0, normalise: bool = False) -> None:

@@ -136,7 +136,7 @@ def extract_features(
     cache: Path | None = None,
     share: tuple[int, int] = (0, 1),
 ) -> Features:
-    """One feature a video: backbone features of ``clips`` clips, averaged (see :mod:`mcn.clip_features`).
+    """One feature a video: backbone features of ``clips`` clips, averaged (:eq:`eq-video-feature`).
 
     The network is put into eval mode for this and back afterwards. Unreadable videos are named,
     counted against ``max_bad`` and leave a row of NaN. ``progress`` names a bar; empty shows none.
@@ -258,7 +258,8 @@ def cache_folder(config: EvalConfig) -> Path | None:
 def join(parts: list[Features]) -> Features:
     """Features of several views of the same videos as one: each at unit length, one after the other.
 
-    A single one is left as it is. A row is NaN where a part's is.
+    So cosines are averaged (:eq:`eq-retrieval-joined`). A single one is left as it is. A row is NaN where a
+    part's is.
     """
     if len(parts) == 1:
         return parts[0]

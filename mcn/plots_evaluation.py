@@ -22,8 +22,8 @@ from mcn.plots import COLOURS, Picture, image_axis
 
 # matplotlib's buttons are letters of a font on somebody's server: these are in every reader's.
 _BUTTONS = {
-    "fa-minus": "−", "fa-fast-backward": "⏮", "fa-step-backward": "⏪", "fa-play fa-flip-horizontal": "◀",
-    "fa-pause": "⏸", "fa-play": "▶", "fa-step-forward": "⏩", "fa-fast-forward": "⏭", "fa-plus": "+",
+    "fa-minus": "−", "fa-fast-backward": "|◀", "fa-step-backward": "◁", "fa-play fa-flip-horizontal": "◀",
+    "fa-pause": "||", "fa-play": "▶", "fa-step-forward": "▷", "fa-fast-forward": "▶|", "fa-plus": "+",
 }  # fmt: skip
 
 
