@@ -18,8 +18,8 @@ from mcn.clip_features import VIEWS, evaluation_crops, one_view
 from mcn.config import AttendConfig, EvalConfig, PretrainConfig, build
 from mcn.data.loader import clips_of_file
 from mcn.errors import MCNError
-from mcn.features import load_network, network_from_config
 from mcn.files import save_figure
+from mcn.loading import load_network, network_from_config
 from mcn.run import choose_device
 from mcn.starting_points import StartingPoint, classifier_backbone, read_starting_point, weights_file
 
@@ -51,7 +51,7 @@ class Watched:
 def watched_networks(config: AttendConfig, device: torch.device) -> list[Watched]:
     """The networks of a config, ``--compare``'s first (Fig. 5: without MCN above, with MCN below).
 
-    Raises :class:`~mcn.errors.MCNError` as :func:`mcn.features.load_network` does.
+    Raises :class:`~mcn.errors.MCNError` as :func:`mcn.loading.load_network` does.
     """
     wanted = [config.compare, config.checkpoint] if config.compare else [config.checkpoint]
     places = dict.fromkeys(where for where in (*wanted, config.checkpoint) if where not in ("", UNTRAINED))

@@ -59,7 +59,9 @@ def conv5_grid(backbone: nn.Module) -> Grid:
 
 
 def activation_energy(activations: Tensor) -> Tensor:
-    """Squared activations summed over channels: ``(B, C, t, h, w)`` -> ``(B, t, h, w)`` float32 or wider.
+    """Squared activations summed over channels (:eq:`eq-attention`).
+
+    ``(B, C, t, h, w)`` -> ``(B, t, h, w)``, float32 or wider.
 
     >>> activation_energy(torch.tensor([3.0, 4.0]).view(1, 2, 1, 1, 1)).item()
     25.0
@@ -69,7 +71,7 @@ def activation_energy(activations: Tensor) -> Tensor:
 
 
 def upsample(maps: Tensor, shape: tuple[int, int, int], grid: Grid | None = None) -> Tensor:
-    """Trilinear interpolation of maps ``(B, t, h, w)`` to ``shape`` ``(T, H, W)``.
+    """Linear interpolation of maps ``(B, t, h, w)`` to ``(T, H, W)``, by axis (:eq:`eq-attention-upsample`).
 
     ``grid`` says where the cells are; beyond the outermost the map goes on as it is there. Without a grid
     the cells are stretched evenly over the clip, as ``F.interpolate(..., align_corners=False)`` does it.
@@ -124,7 +126,8 @@ def attention_maps(backbone: nn.Module, clips: Tensor, placement: str = "centres
 def times_mean(maps: Tensor) -> Tensor:
     """Maps ``(..., T, H, W)`` in units of their mean over the clip; zero where a map is zero everywhere.
 
-    The scale of activations differs from network to network; this makes maps comparable.
+    The scale of activations differs from network to network; this makes maps comparable
+    (:eq:`eq-attention-mean`).
     """
     mean = maps.mean(dim=(-3, -2, -1), keepdim=True)
     return maps / mean.where(mean > 0, torch.ones_like(mean))
@@ -133,8 +136,8 @@ def times_mean(maps: Tensor) -> Tensor:
 def moving_pixels(clip: Tensor, threshold: float = MOVES) -> Tensor:
     """Which pixels move: ``(..., 3, T + 1, H, W)`` in [0, 1] -> ``(..., T, H, W)`` bool.
 
-    A pixel moves if its residual (Eq. 1), averaged over the three channels, is above ``threshold``. A camera
-    that moves makes every edge of the picture move.
+    A pixel moves if its residual (Eq. 1), averaged over the three channels, is above ``threshold``
+    (:eq:`eq-attention-moving`). A camera that moves makes every edge of the picture move.
 
     >>> moving_pixels(torch.tensor([0.0, 1.0, 1.0]).view(1, 3, 1, 1).expand(3, 3, 1, 1)).flatten()
     tensor([ True, False])
@@ -175,7 +178,7 @@ class Coverage:
 
 
 def motion_coverage(attention: Tensor, moving: Tensor, counted: Tensor | None = None) -> Coverage:
-    """Motion lift and AUC of one clip's map, over all its counted pixels.
+    """Motion lift (:eq:`eq-lift`) and AUC (:eq:`eq-attention-auc`) of one clip's map, over counted pixels.
 
     ``attention`` is ``(T, H, W)``, not negative; ``moving`` and ``counted`` (default: all) are bool of the
     same shape, as :func:`moving_pixels` (or any other detector of motion, TV-L1 say) and

@@ -24,7 +24,7 @@ from mcn.bench_measure import fits, operations, peak_bytes, peak_rate, ratio, sp
 from mcn.bench_ways import WAYS, missing
 from mcn.config import BenchConfig, PretrainConfig, build
 from mcn.errors import MCNError
-from mcn.features import network_from_config
+from mcn.loading import network_from_config
 from mcn.memory import memory_of
 from mcn.meta import Loss, Params
 from mcn.network import shared_parameters

@@ -17,87 +17,25 @@ from torch import Tensor, nn
 from mcn._weights import require
 from mcn.backbones import build_backbone
 from mcn.checkpoint import find_checkpoint, latest_checkpoint, load_checkpoint
+from mcn.classifier import Classifier, Head
 from mcn.clip_features import CROPS, VIEWS, evaluation_clips, evaluation_crops, is_flow, one_view
 from mcn.composes import check_together
 from mcn.config import FinetuneConfig, ProbeConfig
 from mcn.data.datasets import Videos
 from mcn.data.loader import Clip, clip_views, readable_videos
 from mcn.distributed import Ranks
-from mcn.features import load_network
+from mcn.loading import load_network
 from mcn.loop import checked_steps, shares_for, train
 from mcn.loss_scale import LossScale
 from mcn.metrics import Evaluation, Tally
-from mcn.network import checkpointed_features, running_statistics
+from mcn.network import running_statistics
 from mcn.optim import check_finite, parameter_groups, sgd
-from mcn.precision import Precision, prepare, resolved, widened
+from mcn.precision import prepare, resolved
 from mcn.run import RunFolder, choose_device, seed_everything, seed_for
 from mcn.shares import WeightedSum, in_cut
 from mcn.starting_points import classifier_backbone
 
 Config = FinetuneConfig | ProbeConfig
-
-
-class Head(nn.Module):
-    """What reads classes off a feature, ``(B, F)`` -> ``(B, classes)``: dropout and a fully connected layer.
-
-    ``normalise`` puts L2 normalisation and a BatchNorm with scale and shift before it, and starts the
-    layer small, as CoCLR's linear probe does (row 43).
-    """
-
-    def __init__(self, width: int, classes: int, *, dropout: float = 0.0, normalise: bool = False) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm1d(width) if normalise else None
-        self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(width, classes)
-        if normalise:
-            nn.init.normal_(self.fc.weight, std=0.01)
-            nn.init.zeros_(self.fc.bias)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Logits of each feature."""
-        if self.norm is not None:
-            features = self.norm(F.normalize(features, dim=1))
-        return self.fc(self.dropout(features))
-
-
-class Classifier(nn.Module):
-    """A backbone and the ``N`` heads that read it (one, but in a sweep): clips -> ``(N, B, classes)``.
-
-    A ``frozen`` backbone stays in eval mode and gets no gradient. ``precision`` is the backbone's; with
-    ``checkpointing`` its blocks are computed again on the way back.
-
-    >>> model = Classifier(build_backbone("r3d_small", 4), [Head(32, 5)])
-    >>> model(torch.rand(2, 3, 4, 16, 16)).shape
-    torch.Size([1, 2, 5])
-    """
-
-    def __init__(
-        self,
-        backbone: nn.Module,
-        heads: Sequence[nn.Module],
-        *,
-        frozen: bool = False,
-        precision: Precision | None = None,
-        checkpointing: bool = False,
-    ) -> None:
-        super().__init__()
-        self.precision, self.checkpointing = precision or Precision(), checkpointing
-        self.backbone, self.heads, self.frozen = backbone, nn.ModuleList(heads), frozen
-
-    def train(self, mode: bool = True) -> "Classifier":
-        """As any module's, but for a frozen backbone, which is always in eval mode."""
-        super().train(mode)
-        if self.frozen:
-            self.backbone.eval()
-        return self
-
-    def forward(self, clip: Tensor) -> Tensor:
-        """Logits of each head, of clips ``(B, 3, T, H, W)``."""
-        again = self.checkpointing and self.training
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen), self.precision.autocast():
-            features = checkpointed_features(self.backbone, clip) if again else self.backbone(clip)
-        features = widened(features)
-        return torch.stack([head(features) for head in self.heads])
 
 
 @dataclass(frozen=True)
@@ -112,7 +50,7 @@ class Start:
 def starting_point(config: Config, device: torch.device) -> Start:
     """The backbone of the config's checkpoint or other file of weights, or one that was never trained.
 
-    Raises :class:`~mcn.errors.MCNError` as :func:`mcn.features.load_network` does.
+    Raises :class:`~mcn.errors.MCNError` as :func:`mcn.loading.load_network` does.
     """
     network, trained = load_network(config, device)
     build = {"name": trained.backbone, "width": trained.width}

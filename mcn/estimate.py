@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from mcn.bench import USABLE, Case, Memory, measure_memory
 from mcn.bench_measure import Work, fits, spread, take_turns
-from mcn.classify import Classifier, Head
+from mcn.classifier import Classifier, Head
 from mcn.config import EstimateConfig, PretrainConfig, build, load_preset
 from mcn.files import write_text
 from mcn.memory import memory_of

@@ -62,7 +62,7 @@ def _retrieve(config: RetrieveConfig, args: Any) -> None:
 
 def _look_up(config: RetrieveConfig, args: Any) -> None:
     """The videos nearest to a file."""
-    from mcn.features import load_networks
+    from mcn.loading import load_networks
     from mcn.lookup import find, open_index, query_feature
     from mcn.retrieval_plots import contact_sheet, save_sheet
 

@@ -5,7 +5,6 @@ conv5's (rows 41, 46); one view, or two joined (row 45). What is made is kept on
 retrieval and pictures of one network share it, and a killed extraction goes on.
 """
 
-import dataclasses
 import os
 import tempfile
 from collections.abc import Sequence
@@ -19,10 +18,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mcn._weights import require
 from mcn.clip_features import VIEWS, evaluation_clips, video_feature
 from mcn.composes import check_together
-from mcn.config import EvalConfig, FinetuneConfig, PretrainConfig, build
+from mcn.config import EvalConfig
 from mcn.data.datasets import Videos
 from mcn.data.loader import readable_videos
 from mcn.data.supervise import TIMEOUT
@@ -31,10 +29,10 @@ from mcn.errors import MCNError
 from mcn.feature_cache import FeatureCache, cache_key, video_keys, weights_hash
 from mcn.files import write_atomically
 from mcn.holdout import labelled_lists, list_of
+from mcn.loading import load_networks, single_views
 from mcn.network import MetaContrastiveNetwork
 from mcn.precision import Precision, prepare, resolved
-from mcn.run import choose_device, seed_everything, seed_for
-from mcn.starting_points import StartingPoint, read_starting_point
+from mcn.run import choose_device
 
 #: Name of the folder of kept features in a run folder.
 CACHE = "features"
@@ -65,61 +63,6 @@ class Features:
         return torch.cat([some.isfinite().all(dim=1) for some in self.x.split(4096)])
 
 
-def network_from_config(config: PretrainConfig) -> MetaContrastiveNetwork:
-    """The network that a pre-training config describes, randomly initialised from its seed.
-
-    Raises :class:`~mcn.errors.MCNError` for a width that the backbone cannot have.
-    """
-    seed_everything(seed_for(config.seed, "weights"))
-    try:
-        return MetaContrastiveNetwork(
-            config.backbone,
-            width=config.width,
-            dim=config.dim,
-            projection=config.projection,
-            head=config.head,
-            fcm_input=config.fcm_input,
-            fcm_group=config.fcm_group,
-            fcm_pairing=config.fcm_pairing,
-            sharing=config.sharing,
-            statistics=config.statistics,
-        )
-    except ValueError as error:
-        raise MCNError(f"--backbone {config.backbone} --width {config.width}: {error}") from error
-
-
-def load_network(
-    config: EvalConfig | FinetuneConfig, device: torch.device, start: StartingPoint | None = None
-) -> tuple[MetaContrastiveNetwork, PretrainConfig]:
-    """The network of a checkpoint, or one of the config's backbone, on ``device``.
-
-    The latter is untrained, or has the weights of another program's file (:mod:`mcn.starting_points`).
-    ``start`` is what the checkpoint was read as, where that has been done. Also gives the pre-training config
-    that describes the network. Raises :class:`~mcn.errors.MCNError` for a checkpoint that is missing,
-    unreadable or fine-tuned, for one of ours that never saw the view asked for, and for another backbone.
-    """
-    plain = PretrainConfig(backbone=config.backbone, width=config.width, seed=config.seed)
-    if not config.checkpoint:
-        return network_from_config(plain).to(device), plain
-    start = start or read_starting_point(config.checkpoint, config.backbone)
-    if not start.ours:
-        network = network_from_config(plain)
-        print(start.load_into(network, plain))
-        return network.to(device), dataclasses.replace(plain, init_from=config.checkpoint)
-    state = start.ours
-    if "bank" not in state:
-        raise MCNError(
-            f"{config.checkpoint} is not a pre-training checkpoint: give one that `mcn pretrain` wrote"
-        )
-    require(state, ("config",), config.checkpoint)
-    trained = build(PretrainConfig, state["config"])
-    if config.view != "rgb" and config.view != trained.view2:
-        raise MCNError(f"{config.checkpoint} was trained on rgb and {trained.view2}: use --view rgb")
-    network = network_from_config(trained)
-    start.load_into(network, trained)
-    return network.to(device), trained
-
-
 def extract_features(
     network: MetaContrastiveNetwork,
     videos: Videos,
@@ -143,7 +86,7 @@ def extract_features(
     ranks: Ranks = Ranks(),  # noqa: B008 - frozen
     precision: Precision | None = None,
 ) -> Features:
-    """One feature a video: backbone features of ``clips`` clips, averaged (see :mod:`mcn.clip_features`).
+    """One feature a video: backbone features of ``clips`` clips, averaged (:eq:`eq-video-feature`).
 
     The network is put into eval mode for this and back afterwards. Unreadable videos are named,
     counted against ``max_bad`` and leave a row of NaN. ``progress`` names a bar; empty shows none.
@@ -234,17 +177,6 @@ def _bar(subset: str, one: EvalConfig, config: EvalConfig) -> str:
     return f"features {subset}" if one.view == config.view else f"features {subset}, {one.view}"
 
 
-def load_networks(config: EvalConfig) -> list[MetaContrastiveNetwork]:
-    """The network of each of a config's views, on its device. A checkpoint of both is read once.
-
-    Raises :class:`~mcn.errors.MCNError` as :func:`load_network` does.
-    """
-    device, views = choose_device(config.device), single_views(config)
-    places = dict.fromkeys(one.checkpoint for one in views if one.checkpoint)
-    starts = {where: read_starting_point(where, config.backbone) for where in places}
-    return [load_network(one, device, starts.get(one.checkpoint))[0] for one in views]
-
-
 def features_of_lists(
     config: EvalConfig,
     lists: tuple[Videos, Videos] | None = None,
@@ -269,25 +201,6 @@ def clip_settings(config: EvalConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names} | {"timeout": config.read_timeout}
 
 
-def single_views(config: EvalConfig) -> list[EvalConfig]:
-    """A config of joined views as one config a view, the second with its own checkpoint if it has one.
-
-    >>> [one.view for one in single_views(EvalConfig(view="rgb+flow_v"))]
-    ['rgb', 'flow_v']
-    """
-    views = config.view.split("+")
-    if len(views) == 1 and config.second_checkpoint:
-        raise MCNError(
-            f"--second_checkpoint is for two joined views, such as rgb+flow_v: --view is {config.view}"
-        )
-    checkpoints = (config.checkpoint, config.second_checkpoint or config.checkpoint)
-    changes = (
-        {"view": view, "checkpoint": checkpoint, "second_checkpoint": ""}
-        for view, checkpoint in zip(views, checkpoints, strict=False)
-    )
-    return [dataclasses.replace(config, **change) for change in changes]  # type: ignore[arg-type]
-
-
 def cache_folder(config: EvalConfig) -> Path | None:
     """Where a config's features are kept: ``cache``, or the run folder of the checkpoint, or nowhere."""
     if config.cache:
@@ -306,7 +219,8 @@ def cache_folder(config: EvalConfig) -> Path | None:
 def join(parts: list[Features]) -> Features:
     """Features of several views of the same videos as one: each at unit length, one after the other.
 
-    A single one is left as it is. A row is NaN where a part's is.
+    So cosines are averaged (:eq:`eq-retrieval-joined`). A single one is left as it is. A row is NaN where a
+    part's is.
     """
     if len(parts) == 1:
         return parts[0]

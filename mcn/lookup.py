@@ -22,8 +22,9 @@ from mcn.data.datasets import Videos, load_videos
 from mcn.data.loader import clips_of_file
 from mcn.errors import MCNError
 from mcn.feature_cache import cache_key, video_keys, weights_hash
-from mcn.features import FEATURE_SETTINGS, Features, features_of, join, load_networks, single_views
+from mcn.features import FEATURE_SETTINGS, Features, features_of, join
 from mcn.files import first_line, write_atomically
+from mcn.loading import load_networks, single_views
 from mcn.nearest import cosines, nearest
 from mcn.network import MetaContrastiveNetwork
 from mcn.precision import resolved
@@ -54,7 +55,7 @@ def open_index(
 
     Else it is made (what :mod:`mcn.feature_cache` has is not made again) and, where there is a ``path``,
     saved. Without ``config.data`` the file's is taken as it is, if it was made by the config's network and
-    settings. ``networks`` are :func:`mcn.features.load_networks`'s, where they are at hand already. Raises
+    settings. ``networks`` are :func:`mcn.loading.load_networks`'s, where they are at hand already. Raises
     :class:`~mcn.errors.MCNError` where there is neither.
     """
     networks = networks or load_networks(config)

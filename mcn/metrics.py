@@ -1,7 +1,8 @@
 """How right the answers of a classifier are: per clip, per video, per class, and what is taken for what.
 
-A video's answer is the mean of its clips' probabilities (protocol row 41). Every video of a list counts:
-one that cannot be read has no answer and is wrong. A tie goes to the class that comes first.
+A video's answer is the mean of its clips' probabilities (:eq:`eq-transfer-answer`, protocol row 41). Every
+video of a list counts: one that cannot be read has no answer and is wrong. A tie
+goes to the class that comes first.
 """
 
 import json

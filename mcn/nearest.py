@@ -59,7 +59,7 @@ def nearest(queries: Array, gallery: Array, k: int) -> Array:
 
 
 def cosines(query: Array, gallery: Array, rows: Array) -> Array:
-    """Cosine of one query ``(D,)`` and each of the gallery's ``rows``, float64.
+    """Cosine of one query ``(D,)`` and each of the gallery's ``rows``, float64 (:eq:`eq-retrieval-cosine`).
 
     >>> cosines(np.array([1.0, 1.0]), np.array([[2.0, 0.0], [3.0, 3.0]]), np.array([1, 0])).round(3)
     array([1.   , 0.707])

@@ -19,9 +19,9 @@ from mcn.config import PretrainConfig
 from mcn.data.loader import Clip, clip_views
 from mcn.distributed import Ranks, join_ranks
 from mcn.errors import MCNError
-from mcn.features import network_from_config
 from mcn.holdout import videos_of
 from mcn.lean import Block, checkpointed, run_lightly
+from mcn.loading import network_from_config
 from mcn.loop import checked_steps, shares_for, train
 from mcn.loss_scale import LossScale
 from mcn.losses import classification_loss, meta_loss, multiview_loss

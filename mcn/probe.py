@@ -82,7 +82,7 @@ class Sweep:
 
 
 def linear_probe(train: Features, test: Features, c: float = 1.0) -> Probe:
-    """The quick probe: fit on ``train``, score on ``test``; an unreadable test video counts as wrong.
+    """The quick probe (:eq:`eq-probe`): fit on ``train``, score on ``test``; an unreadable video is wrong.
 
     ``c`` is scikit-learn's inverse penalty. Raises :class:`~mcn.errors.MCNError` for fewer than two classes.
     """
@@ -124,7 +124,7 @@ def _per_cent(right: NDArray[np.bool_]) -> float:
 def choose_c(train: Features, values: Sequence[float], share: float, seed: int = 0) -> Sweep:
     """Fit the quick probe to a part of the training list with each ``c``, score it on the rest.
 
-    See :func:`mcn.holdout.hold_out` for ``share`` and ``seed``.
+    The best of them is :eq:`eq-transfer-sweep`. See :func:`mcn.holdout.hold_out` for ``share`` and ``seed``.
     """
     kept, held = hold_out(train.videos, share, seed)
     fitted = [row for row in kept if train.readable[row]]

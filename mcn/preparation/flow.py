@@ -49,7 +49,7 @@ _A_PIXEL = 1e-3  # seconds for a pixel of a pair: many times what OpenCV takes, 
 
 
 def quantise(flow: np.ndarray) -> np.ndarray:
-    """Flow in pixels -> uint8: -20 and below is 0, no motion 128, +20 and above 255.
+    """Flow in pixels -> uint8: up to -20 is 0, no motion 128, from +20 on 255 (:eq:`eq-retrieval-flow`).
 
     >>> quantise(np.array([-30.0, 0.0, 30.0]))
     array([  0, 128, 255], dtype=uint8)

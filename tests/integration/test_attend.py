@@ -25,7 +25,7 @@ from mcn.config import AttendConfig, PretrainConfig, build
 from mcn.data.datasets import load_videos
 from mcn.data.loader import clips_of
 from mcn.errors import MCNError
-from mcn.features import network_from_config
+from mcn.loading import network_from_config
 from mcn.motion import bootstrap, measure
 from mcn.pretrain import pretrain
 

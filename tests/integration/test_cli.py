@@ -25,7 +25,7 @@ from mcn.commands import COMMANDS as TABLE
 from mcn.config import PretrainConfig, load_preset
 from mcn.data.datasets import load_videos
 from mcn.export import export_backbone
-from mcn.features import load_network
+from mcn.loading import load_network
 from mcn.pretrain import Pretraining, pretrain
 
 COMMANDS = (

@@ -13,15 +13,16 @@ import pytest
 import torch
 
 from mcn.checkpoint import load_checkpoint
-from mcn.classify import Classification, Classifier, clip_probabilities, evaluate, load_classifier
+from mcn.classifier import Classifier
+from mcn.classify import Classification, clip_probabilities, evaluate, load_classifier
 from mcn.cli import main
 from mcn.config import FinetuneConfig, PretrainConfig, load_preset
 from mcn.data.datasets import load_videos
 from mcn.data.readers import open_video
 from mcn.data.sampling import uniform_clips
 from mcn.errors import MCNError
-from mcn.features import load_network, network_from_config
 from mcn.finetune import finetune, predict
+from mcn.loading import load_network, network_from_config
 from mcn.metrics import Evaluation
 
 CPU = torch.device("cpu")

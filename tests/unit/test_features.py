@@ -25,7 +25,8 @@ from mcn.data.readers import open_video
 from mcn.data.sampling import uniform_clips
 from mcn.errors import MCNError
 from mcn.feature_cache import FeatureCache, weights_hash
-from mcn.features import Features, cache_folder, extract_features, features_of, single_views, unit
+from mcn.features import Features, cache_folder, extract_features, features_of, unit
+from mcn.loading import single_views
 from mcn.network import MetaContrastiveNetwork
 from mcn.probe import linear_probe
 from mcn.retrieval import retrieve

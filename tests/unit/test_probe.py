@@ -15,13 +15,15 @@ from torch import nn
 
 from mcn import classify, probe
 from mcn.checkpoint import load_checkpoint
-from mcn.classify import Classification, Classifier, Head, Start
+from mcn.classifier import Classifier, Head
+from mcn.classify import Classification, Start
 from mcn.config import ProbeConfig, load_preset
 from mcn.data.datasets import Videos, load_videos
 from mcn.errors import MCNError
-from mcn.features import Features, load_network
+from mcn.features import Features
 from mcn.finetune import predict
 from mcn.holdout import hold_out
+from mcn.loading import load_network
 from mcn.probe import Sweep, choose_c, headline_probe, linear_probe, run_probe
 
 CPU = torch.device("cpu")

@@ -24,7 +24,7 @@ from mcn.coclr import our_names, with_eps_of
 from mcn.config import AttendConfig, EvalConfig, FinetuneConfig, PretrainConfig
 from mcn.errors import MCNError
 from mcn.export import export_backbone
-from mcn.features import load_network, network_from_config
+from mcn.loading import load_network, network_from_config
 from mcn.pretrain import Pretraining, pretrain
 from mcn.starting_points import clips_seen, read_starting_point
 
