@@ -66,14 +66,9 @@ NO: tuple[Line, ...] = (
         "not a number): train in fp32 on a CPU",
     ),
     Line(
-        {"precision": ("bf16",), "order": ("exact",), "method": ("lean", "auto")},
-        "--method lean computes in one precision, and auto may choose it: with --precision bf16 give "
-        "--method fast, or --order first",
-    ),
-    Line(
-        {"precision": ("bf16",), "order": ("exact",), "method": ("balanced",)},
-        "--method balanced does not work under autocast (torch.func.jvp meets tensors of two precisions): "
-        "with --precision bf16 give --method fast, or --order first",
+        {"precision": ("bf16",), "order": ("exact",), "method": ("balanced", "lean", "auto")},
+        "--method balanced and lean compute in one precision, and auto may choose them: with --precision "
+        "bf16 give --method fast, or --order first",
     ),
     Line(
         {"precision": ("bf16",), "order": ("exact",), "backbone": UNSTEADY},
@@ -99,8 +94,8 @@ NO: tuple[Line, ...] = (
     ),
     Line(
         {"checkpointing": (True,), "order": ("exact",), "method": ("balanced",)},
-        "--checkpointing does not work with --method balanced (torch.func takes no hooks of saved tensors): "
-        "give --method lean",
+        "--checkpointing saves nothing with --method balanced, which keeps what lies inside blocks for its "
+        "Hessian product: give --method lean",
     ),
     Line(
         {"checkpointing": (True,), "order": ("exact",), "method": ("auto",)},

@@ -1,6 +1,7 @@
 """The table of what goes together, walked: every yes that a CPU can do is done, every no is refused."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from mcn import composes
 from mcn.backbones import build_backbone
+from mcn.bench_measure import peak_bytes
 from mcn.classify import Classification, Start
 from mcn.composes import NO, WARNED, YES, check_together
 from mcn.config import EvalConfig, FinetuneConfig, PretrainConfig, ProbeConfig
@@ -298,7 +300,7 @@ def test_a_step_that_overflows_is_done_again_with_half_the_scale(monkeypatch: py
         training = Pretraining(config, 12)
         training.scale.value = start
         given = dict(zip(("support", "query"), batches(training), strict=True))
-        monkeypatch.setattr(training, "batch", lambda clips, step, stage, given=given: given[stage])
+        monkeypatch.setattr(training, "batch", lambda clips, step, stage, share, given=given: given[stage])
         training.step([object()], [object()], 0, 0.01)  # type: ignore[list-item]
         assert training.scale.value < 2.0**22
         ends.append((training.network.state_dict(), training.bank.rows))
@@ -343,17 +345,21 @@ def test_checkpointed_blocks_see_adapted_parameters() -> None:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_forward_mode_fails_under_autocast(precision: Any) -> None:
+def test_a_product_by_blocks_fails_under_autocast(precision: Any) -> None:
     config = dataclasses.replace(PRETRAIN, precision=precision, method="balanced")
     training = Pretraining(config, 12)
     with pytest.raises(RuntimeError, match=r"type"):
         training.update(*batches(training), 0.1)
 
 
-def test_forward_mode_fails_with_checkpointing() -> None:
-    training = Pretraining(dataclasses.replace(PRETRAIN, checkpointing=True, method="balanced"), 12)
-    with pytest.raises(RuntimeError, match="saved tensor hooks"):
-        training.update(*batches(training), 0.1)
+def test_checkpointing_saves_nothing_where_a_products_blocks_are_kept() -> None:
+    peaks = []
+    for checkpointing in (False, True):
+        config = dataclasses.replace(PRETRAIN, checkpointing=checkpointing, method="balanced")
+        training = Pretraining(config, 24)
+        given = batches(training, 8, (8, 32, 32))
+        peaks.append(peak_bytes(functools.partial(training.update, *given, 0.01), training.device))
+    assert peaks[1] >= peaks[0]
 
 
 def test_a_command_refuses_before_it_computes(tmp_path: Path, action_data: Path) -> None:
