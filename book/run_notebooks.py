@@ -5,9 +5,9 @@
     python book/run_notebooks.py book/fcm_pairing.ipynb          these
 
 Each notebook gets a stamp in its metadata (``mcn_fresh``): a hash over its code cells and over the
-sources of all modules of ``mcn`` that it imports, directly or through others, over the records in
-``book/results`` where it reads them, and the profile. A test compares the stamp, so committed outputs
-cannot silently fall behind code or measurements.
+sources (docstrings apart) of all modules of ``mcn`` that it imports, directly or through others, over the
+records in ``book/results`` where it reads them, and the profile. A test compares the stamp, so
+committed outputs cannot silently fall behind code or measurements.
 """
 
 import argparse
@@ -63,6 +63,17 @@ def sources_of(code: str) -> list[Path]:
     return sorted(seen)
 
 
+def without_docs(source: str) -> bytes:
+    """A source without its docstrings, which no output depends on."""
+    lines = source.splitlines(keepends=True)
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+            said = node.body[0]
+            lines[said.lineno - 1 : said.end_lineno] = [""] * (said.end_lineno - said.lineno + 1)
+    return "".join(lines).encode()
+
+
 def reads_records(code: str) -> bool:
     """Whether code reads the measured results: by these functions, or by a path into their folder."""
     return bool(re.search(r"\b(own_records|load_records|read_record|render)\b|\bresults[/\"']", code))
@@ -74,7 +85,8 @@ def stamp_of(notebook: Any) -> str:
     code = "\n".join(cells)
     digest = hashlib.sha256(json.dumps(cells).encode())
     for path in sources_of(code):
-        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
+        name = path.relative_to(PACKAGE).as_posix().encode()
+        digest.update(name + b"\0" + without_docs(path.read_text(encoding="utf-8")))
     for path in sorted(RESULTS.rglob("*.json")) if reads_records(code) else ():
         digest.update(path.relative_to(RESULTS).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:32]

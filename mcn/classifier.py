@@ -39,6 +39,7 @@ class Classifier(nn.Module):
     A ``frozen`` backbone stays in eval mode and gets no gradient. ``precision`` is the backbone's; with
     ``checkpointing`` its blocks are computed again on the way back.
 
+    >>> from mcn.backbones import build_backbone
     >>> model = Classifier(build_backbone("r3d_small", 4), [Head(32, 5)])
     >>> model(torch.rand(2, 3, 4, 16, 16)).shape
     torch.Size([1, 2, 5])

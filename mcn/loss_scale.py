@@ -15,6 +15,8 @@ T = TypeVar("T")
 class LossScale:
     """The factor: a power of two with ``on``, else 1 for good.
 
+    >>> import torch
+    >>> from mcn.optim import check_finite
     >>> scale = LossScale(on=True)
     >>> def step():
     ...     check_finite(torch.tensor(1.0), [torch.tensor(1e34) * scale.value])  # overflows at first

@@ -162,6 +162,8 @@ def test_the_stamp_follows_code_and_imported_sources_but_not_text_or_outputs(tmp
     copied = runner.stamp_of(notebook)
     (package / "other.py").write_text("y = 1\n")
     assert runner.stamp_of(notebook) == copied
+    (package / "deep.py").write_text('"""What\nit is."""\nx = 1\n')
+    assert runner.stamp_of(notebook) == copied  # said of it
     (package / "deep.py").write_text("x = 2\n")
     assert runner.stamp_of(notebook) != copied
 
