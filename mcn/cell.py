@@ -37,6 +37,7 @@ from mcn.results import DataUsed, Record, write_record
 from mcn.retrieval import run_retrieval
 from mcn.run import choose_device, environment, read_metrics
 from mcn.settings import DataConfig
+from mcn.tuning import DIVERGED
 
 Right = dict[str, Sequence[bool]]  # by metric, for each test video
 Found = tuple[dict[str, float], Right]
@@ -50,11 +51,13 @@ def run_cell(cell: Cell, name: str) -> Record:
     began = time.monotonic()
     device = choose_device(cell.settings["device"])
     torch.set_num_threads(cell.settings["threads"])
-    run = _pretrained(cell)
     metrics: dict[str, float] = {}
     right: Right = {}
+    run, done = _trained(cell)
     setting: dict[str, Any] = {"pretrain": recorded(cell), **({"tuned": cell.tuned} if cell.tuned else {})}
-    for what in cell.evaluate:
+    if done < 1:
+        metrics[DIVERGED] = 100 * done
+    for what in cell.evaluate if done == 1 else ():
         config = _settings(cell, run, what)
         numbers, hits = _EVALUATIONS[what][-1](config)
         metrics, right = metrics | numbers, right | hits
@@ -78,6 +81,19 @@ def run_cell(cell: Cell, name: str) -> Record:
         curve=_curve(run, build(PretrainConfig, cell.settings)) if cell.trained else {},
         hits=hits_of(test.names, right),
     )
+
+
+def _trained(cell: Cell) -> tuple[Path | None, float]:
+    """The run of a cell, and the share of its epochs that was done: all, unless its loss diverged."""
+    try:
+        return _pretrained(cell), 1.0
+    except MCNError as error:
+        if not isinstance(error.__cause__, FloatingPointError):
+            raise
+        print(error, file=sys.stderr)
+    run = cell.run / "pretrain"
+    lines = read_metrics(run / "metrics.jsonl")
+    return run, max((line["epoch"] for line in lines), default=0.0) / cell.settings["epochs"]
 
 
 def _pretrained(cell: Cell) -> Path | None:
@@ -151,6 +167,8 @@ def _curve(run: Path | None, config: PretrainConfig) -> dict[str, list[float | N
     assert run is not None
     lines = read_metrics(run / "metrics.jsonl")
     epochs = sorted({int(line["epoch"]) for line in lines})
+    if not lines:  # diverged at once
+        return {}
     names = [name for name in ("loss", "contrast", "classification") if name in lines[0]]
     curve: dict[str, list[float | None]] = {"epoch": [float(epoch + 1) for epoch in epochs]}
     for name in names:

@@ -15,6 +15,8 @@ from mcn.results import HELD_OUT, Record, comparable
 
 #: What is chosen, and by which metric (mean over seeds).
 STEP_SIZES, METRIC = ("lr", "inner_lr"), "probe_top1"
+#: The only metric of a run whose loss diverged: per cent of its epochs that were done. Its probe counts as 0.
+DIVERGED = "diverged_after"
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ def choose(
 def _is_of(record: Record, row: str, settings: Mapping[str, Any], data: str) -> bool:
     """Whether a record is a candidate of a row: it differs in nothing but step sizes and seed."""
     known = (record.table, record.row, record.data.name) == ("5", row, data)
-    return known and METRIC in record.metrics and _else(record.setting["pretrain"]) == _else(settings)
+    scored = METRIC in record.metrics or DIVERGED in record.metrics
+    return known and scored and _else(record.setting["pretrain"]) == _else(settings)
 
 
 def _else(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,7 +95,7 @@ def _choice(row: str, records: Sequence[Record]) -> Choice:
         seeds = candidates.setdefault((config.lr, config.inner_lr), {})
         if record.seed in seeds:
             raise MCNError(f"--tuned: {row} has two records of seed {record.seed} with lr {config.lr:g}")
-        seeds[record.seed] = record.metrics[METRIC]
+        seeds[record.seed] = record.metrics.get(METRIC, 0.0)
     seeds_of = {tuple(sorted(seeds)) for seeds in candidates.values()}
     if len(seeds_of) > 1:
         raise MCNError(f"--tuned: not every step size of {row} was tried on the same seeds: finish the runs")

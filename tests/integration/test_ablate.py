@@ -19,7 +19,7 @@ from mcn.data.plan import steps_per_epoch
 from mcn.errors import MCNError
 from mcn.results import HELD_OUT, TEST, DataUsed, load_records
 from mcn.rows import TABLES
-from mcn.tables import NOT_MEASURED, paper_table
+from mcn.tables import NOT_MEASURED, paper_table, render
 
 EVERY = ("probe", "headline", "retrieval", "finetune", "motion")
 
@@ -257,12 +257,19 @@ def test_cells_are_recorded_once_and_a_table_is_continued(
 def test_a_cell_that_fails_does_not_stop_the_others(
     config: Callable[..., AblateConfig], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # A learning rate at which the loss is not finite fails the trained row, and only that.
-    bad = config(rows=("contrast", "untrained"), set=("lr=1e30", "epochs=2"))
-    with pytest.raises(MCNError, match=r"1 of 2 cells failed \(the first: contrast, seed 0: .*learning rate"):
+    # A batch that the videos do not fill fails the trained row, and only that.
+    bad = config(rows=("contrast", "untrained"), set=("batch_size=1000",))
+    with pytest.raises(MCNError, match=r"1 of 2 cells failed \(the first: contrast, seed 0: .*--batch_size"):
         ablate(bad, "5")
     assert [record.row for record in load_records(bad.results)] == ["untrained"]
     assert "see " in capsys.readouterr().out
+
+
+def test_a_run_that_diverges_is_recorded_as_one(config: Callable[..., AblateConfig]) -> None:
+    (record,) = ablate(config(rows=("contrast",), set=("lr=1e30", "epochs=2")), "5")
+    assert record.metrics == {"diverged_after": 0.0}
+    assert not record.hits.right
+    assert "diverged" in render("5", records=[record])
 
 
 def test_nothing_is_chosen(config: Callable[..., AblateConfig], monkeypatch: pytest.MonkeyPatch) -> None:

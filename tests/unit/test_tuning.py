@@ -48,6 +48,13 @@ def test_the_mean_over_seeds_decides_and_of_equals_the_smaller_step() -> None:
     assert choose(equal, ROWS, ["mcn"], "drawn")["mcn"].step_sizes["lr"] == 0.03
 
 
+def test_a_candidate_that_diverged_counts_as_tried_and_is_not_chosen() -> None:
+    lost = [record(row, 0.1, 0.0, metrics={"diverged_after": 2.5}) for row in ROWS]
+    for row, choice in choose([*FOUND, *lost], ROWS, ROWS, "drawn").items():
+        assert choice.step_sizes["lr"] < 0.1
+        assert {"lr": 0.1, "inner_lr": 0.01, "probe_top1": 0.0} in choice.recorded()["tried"], row
+
+
 @pytest.mark.parametrize("better", [0.0, 100.0])
 def test_one_record_about_test_videos_stops_it_whatever_it_says(better: float) -> None:
     for row in ("mcn", "contrast"):
