@@ -121,7 +121,7 @@ def hit_map(rows: Mapping[str, ArrayLike], sources: ArrayLike) -> Figure:
     figure = Picture(figsize=(7.4, 1.0 + 0.22 * sum(heights) + 0.25 * len(hits)), layout="constrained")
     axes = figure.subplots(len(hits), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for axis, (name, each) in zip(axes, hits.items(), strict=True):
-        axis.imshow(each[:, order], cmap="Blues", vmin=0, vmax=1.25, aspect="auto", interpolation="nearest")
+        axis.imshow(each[:, order], cmap="Blues", vmin=-0.35, vmax=1.25, aspect="auto", interpolation="nearest")
         for edge in edges:
             axis.axvline(edge, color="white", linewidth=1.6)
         axis.set_yticks(range(len(each)), [f"seed {seed}" for seed in range(len(each))], fontsize=7)
