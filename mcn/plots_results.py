@@ -29,7 +29,7 @@ def paper_and_measured(number: int, records: Sequence[Record], metric: str = "")
     :class:`~mcn.errors.MCNError` for a table that the paper does not have.
 
     >>> [axis.get_title(loc="left") for axis in paper_and_measured(5, []).axes]
-    ["the paper's", 'measured here: no record']
+    ["the paper's", 'measured here: none']
     """
     table = paper_table(number)
     column, measures = next(iter(table.results.items()))
@@ -40,15 +40,15 @@ def paper_and_measured(number: int, records: Sequence[Record], metric: str = "")
         known = (record.data, record.profile, record.protocol, record.device)
         blocks.setdefault(known, []).append(record)
     rows = list(dict.fromkeys([*table.rows, *(record.row for record in having)]))
-    panels = 1 + max(1, len(blocks))
-    size = (2.6 + 2.5 * panels, 1.2 + 0.3 * len(rows))
+    widths = [1.0, *([1.0] * len(blocks) or [0.7])]
+    size = (2.6 + 2.5 * sum(widths), 1.2 + 0.3 * len(rows))
     figure = Picture(figsize=size, layout="constrained")
-    axes = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
+    axes = figure.subplots(1, len(widths), sharey=True, squeeze=False, width_ratios=widths)[0]
     _papers(axes[0], table, column, rows)
     for axis, block in zip(axes[1:], blocks.values(), strict=False):
         _block(axis, rows, block, metric, other=metric != measures)
     if not blocks:
-        axes[1].set_title("measured here: no record", fontsize=9, loc="left")
+        axes[1].set_title("measured here: none", fontsize=9, loc="left")
         axes[1].set_xticks([])
     labels = [table.label(row).removesuffix(" (not in the paper)") for row in rows]
     axes[0].set_yticks([-place for place in range(len(rows))], labels, fontsize=8)
@@ -121,7 +121,9 @@ def hit_map(rows: Mapping[str, ArrayLike], sources: ArrayLike) -> Figure:
     figure = Picture(figsize=(7.4, 1.0 + 0.22 * sum(heights) + 0.25 * len(hits)), layout="constrained")
     axes = figure.subplots(len(hits), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for axis, (name, each) in zip(axes, hits.items(), strict=True):
-        axis.imshow(each[:, order], cmap="Blues", vmin=-0.35, vmax=1.25, aspect="auto", interpolation="nearest")
+        axis.imshow(
+            each[:, order], cmap="Blues", vmin=-0.35, vmax=1.25, aspect="auto", interpolation="nearest"
+        )
         for edge in edges:
             axis.axvline(edge, color="white", linewidth=1.6)
         axis.set_yticks(range(len(each)), [f"seed {seed}" for seed in range(len(each))], fontsize=7)

@@ -28,7 +28,7 @@ def texts(axis):
 def test_the_papers_rows_come_first_and_stand_alone_without_records():
     paper, here = paper_and_measured(5, []).axes
     assert texts(paper) == ["77.3", "79.2", "84.8"]
-    assert here.get_title(loc="left") == "measured here: no record"
+    assert here.get_title(loc="left") == "measured here: none"
     assert [label.get_text() for label in paper.get_yticklabels()][-1] == "CL + BL + Meta Stages"
 
 
