@@ -3,7 +3,8 @@
 Like :mod:`mcn.plots`, values in and a matplotlib figure out.
 """
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ def paper_and_measured(number: int, records: Sequence[Record], metric: str = "")
     ``metric`` is what is drawn of the records (default: what the paper's first result column measures; the
     left side is that column, whatever the metric). Measured are a small dot a seed and, from two seeds on,
     their mean with its 95 % interval; records that differ in data, profile, protocol or device have panels of
-    their own. Rows without a record, and rows that the paper does not have, say so. Raises
+    their own, and protocols that alone tell two panels apart are numbered. Rows without a record, and rows that the paper does not have, say so. Raises
     :class:`~mcn.errors.MCNError` for a table that the paper does not have.
 
     >>> [axis.get_title(loc="left") for axis in paper_and_measured(5, []).axes]
@@ -46,7 +47,7 @@ def paper_and_measured(number: int, records: Sequence[Record], metric: str = "")
     axes = figure.subplots(1, len(widths), sharey=True, squeeze=False, width_ratios=widths)[0]
     _papers(axes[0], table, column, rows)
     for axis, block in zip(axes[1:], blocks.values(), strict=False):
-        _block(axis, rows, block, metric, other=metric != measures)
+        _block(axis, rows, block, metric, other=metric != measures, note=_protocol(block[0], blocks))
     if not blocks:
         axes[1].set_title("measured here: none", fontsize=9, loc="left")
         axes[1].set_xticks([])
@@ -73,7 +74,15 @@ def _papers(axis: Axes, table: PaperTable, column: str, rows: Sequence[str]) -> 
     axis.tick_params(labelsize=8)
 
 
-def _block(axis: Axes, rows: Sequence[str], block: Sequence[Record], metric: str, *, other: bool) -> None:
+def _protocol(of: Record, blocks: Iterable[tuple[Any, ...]]) -> str:
+    """Which protocol a panel is about, where several have all but that in common."""
+    same = [key[2] for key in blocks if (key[0], key[1], key[3]) == (of.data, of.profile, of.device)]
+    return f", protocol {same.index(of.protocol) + 1} of {len(same)}" if len(same) > 1 else ""
+
+
+def _block(
+    axis: Axes, rows: Sequence[str], block: Sequence[Record], metric: str, *, other: bool, note: str
+) -> None:
     """What can be compared, of one list, protocol and device."""
     data = block[0].data
     groups = by_group(block)
@@ -88,7 +97,8 @@ def _block(axis: Axes, rows: Sequence[str], block: Sequence[Record], metric: str
             if found.low is not None and found.high is not None:
                 ends = [[found.mean - found.low], [found.high - found.mean]]
                 axis.errorbar(found.mean, height, xerr=ends, fmt="D", color=_HERE, markersize=4, capsize=2)
-    title = f"measured here: {data.test} test videos\n{data.name}\n{block[0].profile}, {block[0].device}"
+    name = textwrap.fill(data.name, 30)
+    title = f"measured here: {data.test} test videos\n{name}\n{block[0].profile}, {block[0].device}{note}"
     axis.set_title(title, fontsize=8, loc="left", color=_HERE)
     words = metric.replace("_", " ") + ("\n(not the paper's measure)" if other else "")
     axis.set_xlabel(f"{words}, per cent", fontsize=8)
