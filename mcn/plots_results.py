@@ -26,8 +26,9 @@ def paper_and_measured(number: int, records: Sequence[Record], metric: str = "")
     ``metric`` is what is drawn of the records (default: what the paper's first result column measures; the
     left side is that column, whatever the metric). Measured are a small dot a seed and, from two seeds on,
     their mean with its 95 % interval; records that differ in data, profile, protocol or device have panels of
-    their own, and protocols that alone tell two panels apart are numbered. Rows without a record, and rows that the paper does not have, say so. Raises
-    :class:`~mcn.errors.MCNError` for a table that the paper does not have.
+    their own, and protocols that alone tell two panels apart are numbered. Rows without a record, and rows
+    that the paper does not have, say so. Raises :class:`~mcn.errors.MCNError` for a table that the paper does
+    not have.
 
     >>> [axis.get_title(loc="left") for axis in paper_and_measured(5, []).axes]
     ["the paper's", 'measured here: none']

@@ -51,7 +51,7 @@ def test_what_cannot_be_compared_stands_apart_and_held_out_videos_are_no_result(
     assert len(paper_and_measured(5, [record, other, held], "probe_top1").axes) == 3
     assert len(paper_and_measured(5, [record], "finetune_top1").axes) == 2
     twice = paper_and_measured(5, [record, replace(record, protocol="another")], "probe_top1").axes[1:]
-    assert ["protocol 1 of 2", "protocol 2 of 2"] == [a.get_title(loc="left").split(", ")[-1] for a in twice]
+    assert [a.get_title(loc="left").split(", ")[-1] for a in twice] == ["protocol 1 of 2", "protocol 2 of 2"]
     with pytest.raises(MCNError, match="no table 11"):
         paper_and_measured(11, [])
 
