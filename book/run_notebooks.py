@@ -3,11 +3,13 @@
     MCN_PROFILE=laptop python book/run_notebooks.py              all chapters
     python book/run_notebooks.py --stale                         only those whose code has changed
     python book/run_notebooks.py book/fcm_pairing.ipynb          these
+    python book/run_notebooks.py --timings                       none: only the page of how long each took
 
 Each notebook gets a stamp in its metadata (``mcn_fresh``): a hash over its code cells and over the
 sources (docstrings apart) of all modules of ``mcn`` that it imports, directly or through others, over the
 records in ``book/results`` where it reads them, and the profile. A test compares the stamp, so
-committed outputs cannot silently fall behind code or measurements.
+committed outputs cannot silently fall behind code or measurements. Beside the stamp stand the seconds
+that it took, and on what; ``book/timings.md`` is written from these, and a test holds the two in agreement.
 """
 
 import argparse
@@ -27,6 +29,20 @@ from nbclient import NotebookClient
 BOOK = Path(__file__).resolve().parent
 PACKAGE = BOOK.parent / "mcn"
 RESULTS = BOOK / "results"
+COLUMNS = ("profile", "seconds", "device", "cores")
+TIMINGS = """# How long each chapter took
+
+> **What for.** What to expect when you run a chapter: how long the outputs that you see took to make, and on what.
+>
+> **Needs.** Nothing. `python book/run_notebooks.py --timings` writes this page from the notebooks' metadata.
+>
+> **Runs.** Nothing runs on this page.
+
+Seconds are wall time from an empty kernel to the last cell, each chapter executed once, on a machine that may have been busy with other work: a quiet one is faster, and nothing here is a benchmark. *Cores* are those that the process might use; most chapters use one. The *device* is the GPU's name where there was one, else the kind of processor. Where nothing is recorded, the outputs are older than this page. No chapter says anything about a GPU unless its name stands here.
+
+| chapter | profile | seconds | device | cores |
+|---|---|---|---|---|
+"""  # noqa: E501
 
 
 def module_file(name: str) -> Path | None:
@@ -97,6 +113,32 @@ def is_fresh(notebook: Any) -> bool:
     return notebook.metadata.get("mcn_fresh", {}).get("hash") == stamp_of(notebook)
 
 
+def machine() -> dict[str, Any]:
+    """What notebooks run on here: the GPU's name or the processor's kind, and how many cores may be used."""
+    from mcn._cores import usable_cores
+    from mcn.run import choose_device, environment
+
+    return {"device": environment(choose_device("auto"))["device"], "cores": usable_cores()}
+
+
+def in_order(names: list[str], toc: str) -> list[str]:
+    """Names of notebooks in the order in which the table of contents has them; others at the end."""
+    found = [line.split("/")[-1].strip() for line in toc.splitlines() if "file:" in line]
+    return sorted(names, key=lambda name: (found.index(name) if name in found else len(found), name))
+
+
+def timings(folder: Path = BOOK) -> str:
+    """The page of how long each chapter took and on what, from what :func:`execute` left in the notebooks."""
+    names = [path.stem for path in folder.glob("*.ipynb")]
+    rows = []
+    for name in in_order(names, (BOOK.parent / "_toc.yml").read_text(encoding="utf-8")):
+        took = nbformat.read(folder / f"{name}.ipynb", as_version=4).metadata.get("mcn_fresh", {})
+        known = {"profile": "", "seconds": "not recorded", "device": "", "cores": ""} | took
+        cells = [f"[{name.replace('_', ' ')}]({name}.ipynb)", *(f"{known[key]}" for key in COLUMNS)]
+        rows.append(f"| {' | '.join(cells)} |")
+    return TIMINGS + "\n".join(rows) + "\n"
+
+
 def execute(path: Path, profile: str) -> float:
     """Run one notebook from a clean kernel and store it; gives the seconds it took.
 
@@ -107,10 +149,11 @@ def execute(path: Path, profile: str) -> float:
     where = {"metadata": {"path": str(BOOK)}}
     NotebookClient(notebook, timeout=1200, coalesce_streams=True, resources=where).execute()
     seconds = time.perf_counter() - started
+    took = {"seconds": round(seconds), **machine()}
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
-        "mcn_fresh": {"hash": stamp_of(notebook), "profile": profile},
+        "mcn_fresh": {"hash": stamp_of(notebook), "profile": profile, **took},
     }
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times of day
@@ -127,12 +170,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Execute the chapters and store their outputs.")
     parser.add_argument("notebooks", nargs="*", type=Path, help="notebooks (default: all of the book)")
     parser.add_argument("--stale", action="store_true", help="pass over those that are fresh")
+    parser.add_argument("--timings", action="store_true", help="run none, write book/timings.md")
     arguments = parser.parse_args()
-    for path in arguments.notebooks or sorted(BOOK.glob("*.ipynb")):
+    chosen = [] if arguments.timings else arguments.notebooks or sorted(BOOK.glob("*.ipynb"))
+    for path in chosen:
         if arguments.stale and is_fresh(nbformat.read(path, as_version=4)):
             print(f"{path.name}: fresh")
         else:
             print(f"{path.name}: {execute(path, profile()):.0f} s at the {profile()} profile", flush=True)
+    (BOOK / "timings.md").write_text(timings(), encoding="utf-8")
     return 0
 
 

@@ -194,6 +194,23 @@ def test_the_stamp_follows_the_records_of_a_chapter_that_reads_them(code, reads,
     assert len(set(stamps)) == (3 if reads else 1)
 
 
+def test_the_page_of_timings_is_what_the_notebooks_say():
+    page = (BOOK / "timings.md").read_text(encoding="utf-8")
+    assert page == runner.timings(), "run `python book/run_notebooks.py --timings`"
+
+
+def test_a_row_of_timings_is_a_notebooks_metadata(tmp_path):
+    took = {"hash": "0", "profile": "laptop", "seconds": 81, "device": "a GPU", "cores": 3}
+    for name, metadata in {"transfer": {"mcn_fresh": took}, "residual_views": {}, "zebra": {}}.items():
+        nbformat.write(nbformat.v4.new_notebook(metadata=metadata), tmp_path / f"{name}.ipynb")
+    rows = runner.timings(tmp_path).splitlines()[-3:]
+    assert [row.split("(")[1].split(")")[0] for row in rows] == [  # as in _toc.yml, then the others
+        "residual_views.ipynb", "transfer.ipynb", "zebra.ipynb",
+    ]  # fmt: skip
+    assert rows[1] == "| [transfer](transfer.ipynb) | laptop | 81 | a GPU | 3 |"
+    assert "not recorded" in rows[0]
+
+
 def test_every_page_is_in_the_table_of_contents():
     toc = (ROOT / "_toc.yml").read_text()
     files = [p.relative_to(ROOT).with_suffix("").as_posix() for p in [*BOOK.rglob("*.md"), *NOTEBOOKS]]
