@@ -269,7 +269,7 @@ def test_a_run_that_diverges_is_recorded_as_one(config: Callable[..., AblateConf
     (record,) = ablate(config(rows=("contrast",), set=("lr=1e30", "epochs=2")), "5")
     assert record.metrics == {"diverged_after": 0.0}
     assert not record.hits.right
-    assert "diverged" in render("5", records=[record])
+    assert "diverged" in render(5, records=[record])
 
 
 def test_nothing_is_chosen(config: Callable[..., AblateConfig], monkeypatch: pytest.MonkeyPatch) -> None:
