@@ -132,9 +132,11 @@ def timings(folder: Path = BOOK) -> str:
     names = [path.stem for path in folder.glob("*.ipynb")]
     rows = []
     for name in in_order(names, (BOOK.parent / "_toc.yml").read_text(encoding="utf-8")):
-        took = nbformat.read(folder / f"{name}.ipynb", as_version=4).metadata.get("mcn_fresh", {})
+        notebook = nbformat.read(folder / f"{name}.ipynb", as_version=4)
+        heading = notebook.cells[0].source.splitlines()[0].removeprefix("# ") if notebook.cells else name
+        took = notebook.metadata.get("mcn_fresh", {})
         known = {"profile": "", "seconds": "not recorded", "device": "", "cores": ""} | took
-        cells = [f"[{name.replace('_', ' ')}]({name}.ipynb)", *(f"{known[key]}" for key in COLUMNS)]
+        cells = [f"[{heading}]({name}.ipynb)", *(f"{known[key]}" for key in COLUMNS)]
         rows.append(f"| {' | '.join(cells)} |")
     return TIMINGS + "\n".join(rows) + "\n"
 

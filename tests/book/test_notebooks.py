@@ -202,12 +202,13 @@ def test_the_page_of_timings_is_what_the_notebooks_say():
 def test_a_row_of_timings_is_a_notebooks_metadata(tmp_path):
     took = {"hash": "0", "profile": "laptop", "seconds": 81, "device": "a GPU", "cores": 3}
     for name, metadata in {"transfer": {"mcn_fresh": took}, "residual_views": {}, "zebra": {}}.items():
-        nbformat.write(nbformat.v4.new_notebook(metadata=metadata), tmp_path / f"{name}.ipynb")
+        cells = [nbformat.v4.new_markdown_cell(f"# About {name}\n\nText.")]
+        nbformat.write(nbformat.v4.new_notebook(metadata=metadata, cells=cells), tmp_path / f"{name}.ipynb")
     rows = runner.timings(tmp_path).splitlines()[-3:]
     assert [row.split("(")[1].split(")")[0] for row in rows] == [  # as in _toc.yml, then the others
         "residual_views.ipynb", "transfer.ipynb", "zebra.ipynb",
     ]  # fmt: skip
-    assert rows[1] == "| [transfer](transfer.ipynb) | laptop | 81 | a GPU | 3 |"
+    assert rows[1] == "| [About transfer](transfer.ipynb) | laptop | 81 | a GPU | 3 |"
     assert "not recorded" in rows[0]
 
 
