@@ -1,7 +1,8 @@
 """Does it learn? The demo's comparison, held to margins, with a control that must miss them.
 
-``make test`` runs one seed for half the demo's epochs; ``make learn`` the demo's own settings on
-three seeds, about 20 minutes on two cores.
+``make test`` runs the demo's own settings on one seed, ``make learn`` on three, about 20 minutes on two
+cores. (Half the demo's epochs were not enough: there contrast was ahead of the control by 9.6 points on one
+kind of processor, whose rounding differs, and by more than the 10 asked for on another.)
 """
 
 import dataclasses
@@ -21,24 +22,22 @@ SEEDS = (5, 6, 7)
 CONTROL = {"order": "none", "cls_weight": 0.0, "shuffle_views": True}
 
 
-def probe_of(
-    data: Path, out: Path, settings: dict[str, object] | None, seed: int, **smaller: object
-) -> float:
+def probe_of(data: Path, out: Path, settings: dict[str, object] | None, seed: int) -> float:
     """Linear probe top-1 of a network pre-trained with the laptop preset and ``settings``."""
     checkpoint = ""
     if settings is not None:
-        asked = {**load_preset("laptop", "pretrain"), **settings, **smaller, "seed": seed}
+        asked = {**load_preset("laptop", "pretrain"), **settings, "seed": seed}
         checkpoint = str(pretrain(build(PretrainConfig, {**asked, "data": str(data), "out": str(out)})))
     asked = {**load_preset("laptop", "probe"), "data": str(data), "checkpoint": checkpoint, "seed": seed}
     config = build(EvalConfig, asked)
     return linear_probe(features_of(config, "train"), features_of(config, "test")).top1
 
 
-def compare(folder: Path, seed: int, **shorter: object) -> None:
+def compare(folder: Path, seed: int) -> None:
     """Train contrast, MCN and the control; hold each to its margin over the untrained network."""
     data = write_synthetic_actions(folder / "data", dataclasses.replace(DATA["laptop"], seed=seed))
     networks = {**NETWORKS, "control": CONTROL}
-    top1 = {name: probe_of(data, folder / name, its, seed, **shorter) for name, its in networks.items()}
+    top1 = {name: probe_of(data, folder / name, its, seed) for name, its in networks.items()}
     print(f"seed {seed}: " + ", ".join(f"{name} {value:.1f}" for name, value in top1.items()))
     assert top1["contrast only"] >= top1["untrained"] + 10
     assert top1["full MCN"] >= top1["untrained"] + 5
@@ -47,8 +46,8 @@ def compare(folder: Path, seed: int, **shorter: object) -> None:
     assert top1["control"] <= top1["contrast only"] - 10
 
 
-def test_it_learns_in_half_the_epochs(tmp_path: Path) -> None:
-    compare(tmp_path, SEEDS[0], epochs=15)
+def test_it_learns(tmp_path: Path) -> None:
+    compare(tmp_path, SEEDS[0])
 
 
 @pytest.mark.slow
