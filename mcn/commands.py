@@ -44,7 +44,7 @@ def _export(_: Any, args: Any) -> None:
 def _ablate(config: AblateConfig, args: Any) -> None:
     from mcn.ablation import ablate
     from mcn.tables import render
-    from mcn.tuning import lines
+    from mcn.tuning import chosen, lines
 
     number = args.table.removeprefix("table")
     records = ablate(config, number)
@@ -52,6 +52,7 @@ def _ablate(config: AblateConfig, args: Any) -> None:
         print("\n".join(["on held-out training videos, to choose step sizes by:", *lines(records)]))
     else:
         print(render(int(number), records=records))
+        print("\n".join(chosen(records)))
 
 
 def _doctor(config: PretrainConfig, args: Any) -> None:

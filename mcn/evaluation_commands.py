@@ -13,6 +13,16 @@ from mcn.config import AttendConfig, EvalConfig, FinetuneConfig, ProbeConfig, Re
 from mcn.errors import MCNError
 
 
+def _clips(config: ProbeConfig | RetrieveConfig | EvalConfig) -> str:
+    return f"{config.frames} frames, stride {config.stride}, {config.size} pixels"
+
+
+def _say_if_untrained(config: ProbeConfig | RetrieveConfig | EvalConfig) -> None:
+    """Before anything is computed: without a checkpoint it is not the network that somebody trained."""
+    if not config.checkpoint and is_first():
+        print(f"no --checkpoint: an untrained {config.backbone}, clips of {_clips(config)}")
+
+
 def _finetune(config: FinetuneConfig, _: Any) -> None:
     from mcn.finetune import finetune, protocol
 
@@ -35,9 +45,10 @@ def _probe(config: ProbeConfig, _: Any) -> None:
         print(f"protocol:     {protocol(config)}")
         print(f"run folder: {path}   (test.json, classes.csv, confusion.csv)")
         return
+    _say_if_untrained(config)
     result = run_probe(config)
     print(f"linear probe: top-1 {result.top1:.1f} % of {result.videos} videos (chance {result.chance:.1f} %)")
-    said = protocol(config, result.c)
+    said = f"{protocol(config, result.c)}; {_clips(config)}"
     print(f"protocol:     {said}")
     _record(config, "probe", result.summary(), said)
 
@@ -47,17 +58,29 @@ def _retrieve(config: RetrieveConfig, args: Any) -> None:
     from mcn.retrieval import protocol, run_retrieval
 
     if args.query:
+        if args.beside:
+            raise MCNError(f"--beside {args.beside}: it goes with --sheet of a test list, not with --query")
         if is_first():  # one file, or a folder's features once: the first process does it alone
             _look_up(config, args)
         return
+    for name, value in (("--index", args.index), ("--beside", "" if args.sheet else args.beside)):
+        if value:
+            raise MCNError(f"{name} {value}: it goes with {'--query' if name == '--index' else '--sheet'}")
     lists = labelled_lists(config)
+    _say_if_untrained(config)
     result = run_retrieval(config, lists)
     shown = ", ".join(f"top-{k} {value:.1f} %" for k, value in result.accuracy.items())
     print(f"retrieval: {shown} ({result.queries} queries)")
-    print(f"protocol:  {protocol(config)}")
+    said = f"{protocol(config)}; {_clips(config)}"
+    print(f"protocol:  {said}")
     if args.sheet:
         _fig_4(config, args, result, lists)
-    _record(config, "retrieve", {f"top{k}": value for k, value in result.accuracy.items()}, protocol(config))
+    _record(
+        config,
+        "retrieve",
+        {f"top{k}": value for k, value in result.accuracy.items()},
+        said,
+    )
 
 
 def _look_up(config: RetrieveConfig, args: Any) -> None:
@@ -99,6 +122,7 @@ def _features(config: EvalConfig, args: Any) -> None:
     from mcn.features import write_features
 
     config = of_folder(config, args.folder)
+    _say_if_untrained(config)
     print(write_features(config, args.subset, Path(args.output), (args.rank, args.world)))
 
 

@@ -111,7 +111,10 @@ def _document(table: PaperTable, records: Sequence[Record]) -> Document:
         Part("The paper's numbers (Lin et al., ICCV 2021)", grids=(_paper_grid(table),)),
         *_measured(table, records),
         Part("The paper's protocol, as far as stated", bullets=table.paper),
-        Part("What differs here (rows of the appendix: what the paper leaves open)", bullets=table.here),
+        Part(
+            "What the paper presets of mcn do (rows of the appendix: what the paper leaves open)",
+            bullets=table.here,
+        ),
     ]
     if table.notes:
         parts.append(Part("About the paper's table", bullets=table.notes))
@@ -173,7 +176,33 @@ def _block(table: PaperTable, records: Sequence[Record]) -> Part:
     found = {metric for record in records for metric in record.metrics}
     metrics = [name for name in dict.fromkeys(known) if name in found] + sorted(found - set(known))
     grids = tuple(_metric_grid(table, metric, groups, labels) for metric in metrics)
-    return Part("Measured here", (what, f"Protocol: {first.protocol}.", kind), grids, apart=True)
+    said = (what, f"Protocol: {first.protocol}.", *_made_with(records), kind)
+    return Part("Measured here", said, grids, apart=True)
+
+
+#: Settings that a number hangs on, as a record's flat setting names them, and how they are said.
+_SAID = {
+    "pretrain.backbone": "network {}", "pretrain.width": "width {}", "pretrain.frames": "{} frames",
+    "pretrain.stride": "stride {}", "pretrain.size": "{} pixels",
+    "pretrain.epochs": "{} epochs of pre-training",
+    "pretrain.batch_size": "batches of {}", "pretrain.lr": "lr {}", "pretrain.inner_lr": "inner lr {}",
+    "probe.clips": "probe: {} clips a video", "headline.clips": "headline probe: {} clips a video",
+    "headline.epochs": "{} epochs", "retrieval.clips": "retrieval: {} clips a video",
+    "finetune.clips": "fine-tuning: {} clips a video", "finetune.epochs": "{} epochs",
+}  # fmt: skip
+
+
+def _made_with(records: Sequence[Record]) -> tuple[str, ...]:
+    """Sizes that all of some records have in common; where they differ, the rows' labels say how."""
+    flat = [_flat(comparable(record.setting)) for record in records]
+    said = []
+    for name, words in _SAID.items():
+        values = {
+            each[name] for each in flat if name in each
+        }  # a row without an evaluation says nothing of it
+        if len(values) == 1:
+            said.append(words.format(*values))
+    return (f"With: {', '.join(said)}.",) if said else ()
 
 
 def _metric_grid(
@@ -207,7 +236,8 @@ def _labels(table: PaperTable, groups: Sequence[Sequence[Record]]) -> list[str]:
         names = dict.fromkeys(name for other in same for name in other)
         differing = [name for name in names if any(other.get(name) != mine.get(name) for other in same)]
         told = ", ".join(f"{name} {mine.get(name, 'not set')}" for name in differing)
-        labels.append(table.label(row) + (f" [{told}]" if told else ""))
+        name = f"{row}: " if row in table.rows else ""  # what commands call it
+        labels.append(name + table.label(row) + (f" [{told}]" if told else ""))
     return labels
 
 

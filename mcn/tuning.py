@@ -114,3 +114,15 @@ def lines(records: Iterable[Record]) -> list[str]:
         numbers = ", ".join(f"{name} {value:.1f}" for name, value in record.metrics.items())
         said.append(f"{record.row}, seed {record.seed}, lr {config.lr:g}, inner_lr {inner}: {numbers}")
     return said
+
+
+def chosen(records: Iterable[Record]) -> list[str]:
+    """What was chosen for records whose step sizes were tuned, a line a row; nothing for others."""
+    said: dict[str, str] = {}
+    for record in records:
+        if tuned := record.setting.get("tuned"):
+            config = build(PretrainConfig, record.setting["pretrain"])
+            tried = ", ".join(f"{each['lr']:g}: {each[METRIC]:.1f}" for each in tuned["tried"])
+            on = f"{tuned['videos']} {tuned['on']}"
+            said[record.row] = f"{record.row}: lr {config.lr:g}, tuned on {on} ({METRIC} by lr: {tried})"
+    return list(said.values())

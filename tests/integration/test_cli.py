@@ -456,3 +456,18 @@ def test_an_evaluation_takes_the_clips_of_its_checkpoint_unless_told(trained: Pa
     assert seen.clips == 4  # the rest is the preset's
     told = _parse("probe", ["--checkpoint", str(trained), "--frames", "6"])
     assert (told.frames, told.stride, told.size) == (6, 2, 24)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--index", "i.npz"], "--index i.npz: it goes with --query"),
+        (["--beside", "untrained"], "--beside untrained: it goes with --sheet"),
+        (["--query", "a.mp4", "--beside", "untrained"], "--beside untrained: it goes with --sheet"),
+    ],
+)
+def test_retrieve_refuses_what_it_would_ignore(
+    flags: list[str], said: str, action_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["retrieve", "--preset", "smoke", "--data", str(action_data), *flags]) == 1
+    assert said in capsys.readouterr().err

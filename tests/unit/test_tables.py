@@ -169,6 +169,18 @@ RECORDS = [
 ]
 
 
+def test_what_all_numbers_of_a_block_were_made_with_stands_beside_them() -> None:
+    sizes = {"backbone": "r3d_small", "frames": 8, "epochs": 12}
+    tested = {"clips": 4}
+    made = [
+        record("mcn", 0, 50.0, setting={"pretrain": {**sizes, "lr": 0.01}, "probe": tested}),
+        record("contrast", 0, 41.0, setting={"pretrain": {**sizes, "lr": 0.02}, "probe": tested}),
+    ]
+    shown = " ".join(render(5, "text", made).replace("┃", "").split())
+    said = "With: network r3d_small, 8 frames, 12 epochs of pre-training, probe: 4 clips a video. Not the"
+    assert said in shown  # and no learning rate, which differs
+
+
 @pytest.mark.parametrize("number", NUMBERS)
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_number_of_the_paper_is_shown_in_every_format(number: int, format: str) -> None:
@@ -217,11 +229,11 @@ The paper's numbers (Lin et al., ICCV 2021)
 ┃ Measured: linear probe, top-1, per cent; not the measure of the paper's table
 ┃ Row                                Seeds    Mean ± sd   95 % interval   Commit
 ┃ ────────────────────────────────   ─────   ──────────   ─────────────   ──────────────────────────
-┃ CL                                     1         41.0        one seed   0123456789ab
-┃ CL + BL + Meta Stages                  3   52.0 ± 2.0    47.0 to 57.0   0123456789ab, fedcba987654
+┃ contrast: CL                           1         41.0        one seed   0123456789ab
+┃ mcn: CL + BL + Meta Stages             3   52.0 ± 2.0    47.0 to 57.0   0123456789ab, fedcba987654
 ┃ [pretrain.lr 0.01,
 ┃ pretrain.redraw not set]
-┃ CL + BL + Meta Stages                  1         77.7        one seed   0123456789ab
+┃ mcn: CL + BL + Meta Stages             1         77.7        one seed   0123456789ab
 ┃ [pretrain.lr 0.02,
 ┃ pretrain.redraw false]
 ┃ untrained (not in the paper)           1         21.0        one seed   89abcdef0123-dirty

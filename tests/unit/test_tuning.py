@@ -6,7 +6,7 @@ import pytest
 
 from mcn.errors import MCNError
 from mcn.results import HELD_OUT, TEST, DataUsed, Record
-from mcn.tuning import choose, lines
+from mcn.tuning import choose, chosen, lines
 
 ROWS = {"contrast": {"order": "none"}, "mcn": {"order": "exact"}}
 
@@ -89,3 +89,12 @@ def test_records_of_other_experiments_are_passed_over() -> None:
     ]
     assert choose([*FOUND, *others], ROWS, ROWS, "drawn") == choose(FOUND, ROWS, ROWS, "drawn")
     assert lines(FOUND)[1] == "contrast, seed 100, lr 0.03, inner_lr 0.003: probe_top1 62.5"
+
+
+def test_what_was_chosen_is_said_of_records_that_were_tuned() -> None:
+    tuned = choose(FOUND, ROWS, ROWS, "drawn")["mcn"].recorded()
+    made = record("mcn", 0.01, 70.0, seed=0, subset=TEST)
+    made.setting["tuned"] = tuned
+    assert chosen([*FOUND, made]) == [
+        "mcn: lr 0.01, tuned on 8 held-out training videos (probe_top1 by lr: 0.01: 75.0, 0.03: 25.0)"
+    ]
