@@ -95,6 +95,14 @@ def reads_records(code: str) -> bool:
     return bool(re.search(r"\b(own_records|load_records|read_record|render)\b|\bresults[/\"']", code))
 
 
+def records_of(code: str) -> list[Path]:
+    """The measured results that code may read: those in their folder, and in folders in it that it names."""
+    if not reads_records(code):
+        return []
+    named = [path for path in RESULTS.rglob("*.json") if re.search(rf"[/\"']{path.parent.name}[/\"']", code)]
+    return sorted({*RESULTS.glob("*.json"), *named})
+
+
 def stamp_of(notebook: Any) -> str:
     """The hash that outputs belong to."""
     cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
@@ -103,7 +111,7 @@ def stamp_of(notebook: Any) -> str:
     for path in sources_of(code):
         name = path.relative_to(PACKAGE).as_posix().encode()
         digest.update(name + b"\0" + without_docs(path.read_text(encoding="utf-8")))
-    for path in sorted(RESULTS.rglob("*.json")) if reads_records(code) else ():
+    for path in records_of(code):
         digest.update(path.relative_to(RESULTS).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:32]
 
