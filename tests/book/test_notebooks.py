@@ -179,9 +179,7 @@ def test_the_stamp_follows_code_and_imported_sources_but_not_text_or_outputs(tmp
         ("from mcn.losses import meta_loss", 1),
     ],
 )
-def test_the_stamp_follows_the_records_that_a_chapter_reads(
-    code, stamps_to_be, tmp_path, monkeypatch
-):
+def test_the_stamp_follows_the_records_that_a_chapter_reads(code, stamps_to_be, tmp_path, monkeypatch):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     monkeypatch.setattr(runner, "RESULTS", tmp_path)
     (tmp_path / "a.json").write_text("1")
