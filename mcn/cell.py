@@ -92,8 +92,13 @@ def _trained(cell: Cell) -> tuple[Path | None, float]:
             raise
         print(error, file=sys.stderr)
     run = cell.run / "pretrain"
-    lines = read_metrics(run / "metrics.jsonl")
-    return run, max((line["epoch"] for line in lines), default=0.0) / cell.settings["epochs"]
+    return run, max((line["epoch"] for line in _logged(run)), default=0.0) / cell.settings["epochs"]
+
+
+def _logged(run: Path) -> list[dict[str, float]]:
+    """What pre-training has logged: nothing, where the network that it was to start from had diverged."""
+    path = run / "metrics.jsonl"
+    return read_metrics(path) if path.exists() else []
 
 
 def _pretrained(cell: Cell) -> Path | None:
@@ -165,10 +170,10 @@ _EVALUATIONS: dict[str, tuple[type, str, dict[str, Any], Callable[[Any], Found]]
 def _curve(run: Path | None, config: PretrainConfig) -> dict[str, list[float | None]]:
     """Means over each epoch of what pre-training has logged, and the seconds that its steps took."""
     assert run is not None
-    lines = read_metrics(run / "metrics.jsonl")
-    epochs = sorted({int(line["epoch"]) for line in lines})
+    lines = _logged(run)
     if not lines:  # diverged at once
         return {}
+    epochs = sorted({int(line["epoch"]) for line in lines})
     names = [name for name in ("loss", "contrast", "classification") if name in lines[0]]
     curve: dict[str, list[float | None]] = {"epoch": [float(epoch + 1) for epoch in epochs]}
     for name in names:

@@ -63,9 +63,10 @@ def _retrieve(config: RetrieveConfig, args: Any) -> None:
         if is_first():  # one file, or a folder's features once: the first process does it alone
             _look_up(config, args)
         return
-    for name, value in (("--index", args.index), ("--beside", "" if args.sheet else args.beside)):
-        if value:
-            raise MCNError(f"{name} {value}: it goes with {'--query' if name == '--index' else '--sheet'}")
+    if args.index:
+        raise MCNError(f"--index {args.index}: it goes with --query")
+    if args.beside and not args.sheet:
+        raise MCNError(f"--beside {args.beside}: it goes with --sheet")
     lists = labelled_lists(config)
     _say_if_untrained(config)
     result = run_retrieval(config, lists)
@@ -75,12 +76,7 @@ def _retrieve(config: RetrieveConfig, args: Any) -> None:
     print(f"protocol:  {said}")
     if args.sheet:
         _fig_4(config, args, result, lists)
-    _record(
-        config,
-        "retrieve",
-        {f"top{k}": value for k, value in result.accuracy.items()},
-        said,
-    )
+    _record(config, "retrieve", {f"top{k}": value for k, value in result.accuracy.items()}, said)
 
 
 def _look_up(config: RetrieveConfig, args: Any) -> None:

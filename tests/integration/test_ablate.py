@@ -272,6 +272,12 @@ def test_a_run_that_diverges_is_recorded_as_one(config: Callable[..., AblateConf
     assert "diverged" in render(5, records=[record])
 
 
+def test_a_row_whose_start_diverges_is_recorded_as_diverged(config: Callable[..., AblateConfig]) -> None:
+    (record,) = ablate(config(rows=("mcn-warm-start",), set=("lr=1e30", "epochs=2")), "5")
+    assert record.metrics == {"diverged_after": 0.0}
+    assert record.curve == {}
+
+
 def test_nothing_is_chosen(config: Callable[..., AblateConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     """Every cell asked for is run and recorded, whatever the others' results are; there is no best of."""
     seen = []
