@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,7 @@ def test_tensorboard_shows_each_step_once(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
         run.log(step, loss=float(step))
     run.close()
+    time.sleep(1.1)  # TensorBoard reads the files by name, which orders them by whole seconds alone
     run = opened(tmp_path, step=2)
     for step in (3, 4):
         run.log(step, loss=10.0 * step)
