@@ -18,7 +18,16 @@ from mcn._weights import require
 from mcn.backbones import build_backbone
 from mcn.checkpoint import find_checkpoint, latest_checkpoint, load_checkpoint
 from mcn.classifier import Classifier, Head
-from mcn.clip_features import CROPS, VIEWS, evaluation_clips, evaluation_crops, is_flow, one_view
+from mcn.clip_features import (
+    CROPS,
+    CROPS_IN_WORDS,
+    VIEWS,
+    clips_in_words,
+    evaluation_clips,
+    evaluation_crops,
+    is_flow,
+    one_view,
+)
 from mcn.composes import check_together
 from mcn.config import FinetuneConfig, ProbeConfig
 from mcn.data.datasets import Videos
@@ -314,8 +323,14 @@ def report(run: RunFolder, found: Evaluation, **more: Any) -> None:
 
 def how_tested(config: Config) -> str:
     """How a run is tested, in words."""
-    crops = "centre crop" if config.crops == "centre" else "ten crops"
-    return (
-        f"{config.clips} uniform clips of {config.frames} frames, {crops}, mean softmax, {config.view}, "
-        f"split {config.split}, last epoch"
-    )
+    return f"{answered_by(config)}, split {config.split}, last epoch"
+
+
+def answered_by(config: Config) -> str:
+    """What a video's answer is made of, in words for the line of protocol.
+
+    >>> answered_by(FinetuneConfig())
+    '10 uniform clips of 32 frames, stride 1, 128 pixels, centre crop, mean softmax, rgb'
+    """
+    clips = f"{config.clips} uniform clips of {clips_in_words(config)}"
+    return f"{clips}, {CROPS_IN_WORDS[config.crops]}, mean softmax, {config.view}"

@@ -13,14 +13,12 @@ from mcn.config import AttendConfig, EvalConfig, FinetuneConfig, ProbeConfig, Re
 from mcn.errors import MCNError
 
 
-def _clips(config: ProbeConfig | RetrieveConfig | EvalConfig) -> str:
-    return f"{config.frames} frames, stride {config.stride}, {config.size} pixels"
-
-
 def _say_if_untrained(config: ProbeConfig | RetrieveConfig | EvalConfig) -> None:
     """Before anything is computed: without a checkpoint it is not the network that somebody trained."""
     if not config.checkpoint and is_first():
-        print(f"no --checkpoint: an untrained {config.backbone}, clips of {_clips(config)}")
+        from mcn.clip_features import clips_in_words
+
+        print(f"no --checkpoint: an untrained {config.backbone}, clips of {clips_in_words(config)}")
 
 
 def _finetune(config: FinetuneConfig, _: Any) -> None:
@@ -48,9 +46,8 @@ def _probe(config: ProbeConfig, _: Any) -> None:
     _say_if_untrained(config)
     result = run_probe(config)
     print(f"linear probe: top-1 {result.top1:.1f} % of {result.videos} videos (chance {result.chance:.1f} %)")
-    said = f"{protocol(config, result.c)}; {_clips(config)}"
-    print(f"protocol:     {said}")
-    _record(config, "probe", result.summary(), said)
+    print(f"protocol:     {protocol(config, result.c)}")
+    _record(config, "probe", result.summary(), protocol(config, result.c))
 
 
 def _retrieve(config: RetrieveConfig, args: Any) -> None:
@@ -72,11 +69,10 @@ def _retrieve(config: RetrieveConfig, args: Any) -> None:
     result = run_retrieval(config, lists)
     shown = ", ".join(f"top-{k} {value:.1f} %" for k, value in result.accuracy.items())
     print(f"retrieval: {shown} ({result.queries} queries)")
-    said = f"{protocol(config)}; {_clips(config)}"
-    print(f"protocol:  {said}")
+    print(f"protocol:  {protocol(config)}")
     if args.sheet:
         _fig_4(config, args, result, lists)
-    _record(config, "retrieve", {f"top{k}": value for k, value in result.accuracy.items()}, said)
+    _record(config, "retrieve", {f"top{k}": value for k, value in result.accuracy.items()}, protocol(config))
 
 
 def _look_up(config: RetrieveConfig, args: Any) -> None:

@@ -225,7 +225,7 @@ def protocol(config: ProbeConfig, c: float | None = None) -> str:
 
     >>> print(protocol(ProbeConfig()).replace("; ", ";\\n"))
     quick probe: logistic regression (C = 1) on standardised frozen features;
-    pooled features, mean of 10 clips, centre crop, rgb;
+    pooled features, mean of 10 clips of 32 frames, stride 1, 128 pixels, centre crop, rgb;
     split 1
     """
     if config.recipe == "quick":

@@ -59,7 +59,7 @@ def protocol(config: EvalConfig) -> str:
     """What a number of retrieval means, for the line beside it.
 
     >>> print(protocol(RetrieveConfig()).replace("; ", ";\\n"))
-    pooled features, mean of 10 clips, centre crop, rgb, cosine;
+    pooled features, mean of 10 clips of 32 frames, stride 1, 128 pixels, centre crop, rgb, cosine;
     split 1: the training list answers the test list
     """
     return f"{made_of(config)}, cosine; split {config.split}: the training list answers the test list"

@@ -278,15 +278,13 @@ def test_probe_and_retrieve(trained: Path, action_data: Path, capsys: pytest.Cap
     assert main(["probe", *where(trained, action_data)]) == 0
     said = capsys.readouterr().out
     assert re.search(r"top-1 \d+\.\d % of 8 videos \(chance 25\.0 %\)", said)
-    assert (
-        "(C = 1) on standardised frozen features; pooled features, mean of 2 clips, centre crop, rgb; split 1"
-        in said
-    )  # which protocol
+    made_of = "pooled features, mean of 2 clips of 4 frames, stride 2, 24 pixels, centre crop, rgb"
+    assert f"(C = 1) on standardised frozen features; {made_of}; split 1\n" in said  # which protocol
     made = {"probe": re.search(r"^protocol: +(.*)$", said, re.MULTILINE)[1]}
     assert main(["retrieve", *where(trained, action_data), "--top", "[1,32]"]) == 0
     said = capsys.readouterr().out
     assert re.search(r"top-1 \d+\.\d %, top-32 100\.0 % \(8 queries\)", said)
-    assert "cosine" in said
+    assert f"{made_of}, cosine; split 1: the training list answers the test list\n" in said
     made["retrieve"] = re.search(r"^protocol: +(.*)$", said, re.MULTILINE)[1]
     for command in ("probe", "retrieve"):  # each number's record has the line that was printed beside it
         (path,) = Path("runs").glob(f"{command}-*/result.json")
