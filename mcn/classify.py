@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mcn._weights import require
 from mcn.backbones import build_backbone
-from mcn.checkpoint import find_checkpoint, latest_checkpoint, load_checkpoint
+from mcn.checkpoint import find_checkpoint, load_checkpoint, own_checkpoint
 from mcn.classifier import Classifier, Head
 from mcn.clip_features import (
     CROPS,
@@ -45,6 +45,7 @@ from mcn.shares import WeightedSum, in_cut
 from mcn.starting_points import classifier_backbone
 
 Config = FinetuneConfig | ProbeConfig
+C = TypeVar("C", bound=FinetuneConfig | ProbeConfig)
 
 
 @dataclass(frozen=True)
@@ -220,6 +221,23 @@ class Classification:
         self.scale.load(state.get("scale", {}))
 
 
+def checked(config: C, videos: Videos, head: dict[str, Any], ranks: Ranks) -> C:
+    """The config with its shares said; refuses what cannot be trained on ``videos``, before a folder is made.
+
+    Raises :class:`~mcn.errors.MCNError` for videos without labels or fewer than a batch, and as
+    :func:`mcn.composes.check_together` and :func:`mcn.loop.shares_for` do.
+    """
+    videos.check_labels()
+    check_together(_command(config), config)
+    config = shares_for(config, ranks, "BatchNorm compares videos" if head.get("normalise") else "")
+    checked_steps(len(videos), config.batch_size, stages=False)
+    return config
+
+
+def _command(config: Config) -> str:
+    return "probe" if isinstance(config, ProbeConfig) else "finetune"
+
+
 def fit(
     config: Config,
     videos: Videos,
@@ -235,14 +253,10 @@ def fit(
     a run that is continued needs nothing but its own checkpoint. ``start`` is the run's, where it is at hand
     already. Of several ``ranks`` each computes its shares of every batch.
     """
-    videos.check_labels()
-    command = "probe" if isinstance(config, ProbeConfig) else "finetune"
-    check_together(command, config)
-    config = shares_for(config, ranks, "BatchNorm compares videos" if head.get("normalise") else "")
-    checked_steps(len(videos), config.batch_size, stages=False)
-    if start is None and not (config.out and latest_checkpoint(Path(config.out) / "checkpoints")):
+    config = checked(config, videos, head, ranks)
+    if start is None and not own_checkpoint(config.out):
         start = starting_point(config, choose_device(config.device))
-    run = RunFolder(config, command, ranks)
+    run = RunFolder(config, _command(config), ranks)
     if start is None:
         assert run.resumed is not None
         start = continued(run.resumed, run.device)

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
 from io import StringIO
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -107,11 +106,10 @@ def _trained_on(checkpoint: str | None, out: str | None) -> dict[str, Any]:
     """
     if not checkpoint:
         return {}
-    from mcn.checkpoint import latest_checkpoint
+    from mcn.checkpoint import own_checkpoint
     from mcn.starting_points import clips_seen
 
-    own = latest_checkpoint(Path(out) / "checkpoints") if out else None
-    return clips_seen(own or checkpoint)
+    return clips_seen(own_checkpoint(out or "") or checkpoint)
 
 
 def _usage() -> str:

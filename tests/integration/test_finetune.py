@@ -167,7 +167,7 @@ def test_checkpoints_of_the_other_kind_are_refused(
 
 
 def test_a_batch_larger_than_the_data_is_refused(smoke_config: Callable[..., Any], tmp_path: Path) -> None:
-    with pytest.raises(MCNError, match="lower --batch_size 33"):
+    with pytest.raises(MCNError, match="lower --batch_size 33 to 32"):
         finetune(smoke_config("finetune", out=tmp_path / "run", batch_size=33, from_scratch=True))
     assert not (tmp_path / "run").exists()
 
@@ -228,7 +228,7 @@ def test_tables_are_written_beside_the_result(finetuned: Path, trained: Path) ->
     result = json.loads((finetuned / "test.json").read_text())
     assert f"r3d_small of {trained}/checkpoints/step_" in result["start"]
     assert "fine-tuned, all parameters" in result["protocol"]
-    assert "2 uniform clips of 4 frames, centre crop" in result["protocol"]
+    assert "2 uniform clips of 4 frames, stride 2, 24 pixels, centre crop" in result["protocol"]
     with (finetuned / "classes.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert sum(int(row["videos"]) * float(row["top1"]) for row in rows) / 8 == pytest.approx(result["top1"])
