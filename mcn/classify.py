@@ -329,10 +329,10 @@ def evaluate(
 
 
 def report(run: RunFolder, found: Evaluation, **more: Any) -> None:
-    """Keep a run's result: ``test.json``, and the tables of :meth:`mcn.metrics.Evaluation.save`."""
+    """Keep a run's result: ``test.json`` (with chance), the tables of :meth:`mcn.metrics.Evaluation.save`."""
     if run.ranks.first:
         found.save(run.path)
-    run.write_json("test.json", {**found.summary(), **more})
+    run.write_json("test.json", {**found.summary(), "chance": found.chance[1], **more})
 
 
 def how_tested(config: Config) -> str:

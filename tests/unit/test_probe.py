@@ -177,7 +177,7 @@ def test_the_headline_probe_moves_its_head_alone(probed: tuple[Path, Any], train
 
 
 def test_the_headline_probe_predicts(probed: tuple[Path, Any], action_data: Path) -> None:
-    found = predict(next(action_data.rglob("*.mp4")), probed[0], "cpu")
+    found, _ = predict(next(action_data.rglob("*.mp4")), probed[0], "cpu")
     assert sum(p for _, p in found) == pytest.approx(1)
     assert len(found) == 4
 
