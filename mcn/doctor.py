@@ -37,9 +37,9 @@ _ON_CPU = 4  # videos a batch at most when the network runs on a CPU, where a wh
 class Diagnosis:
     """Seconds a clip that each stage takes, and what follows.
 
-    ``first_look`` is a whole decode of a video that has not been seen before, or, if not ``new``, opening
-    one that has; ``read`` one clip in one process; ``loader`` one clip from all workers together; ``augment`` and ``network`` one clip in the
-    main process.
+    ``first_look`` is a whole decode of a video that has not been seen before (if not ``new``: opening one
+    that has); ``read`` one clip in one process; ``loader`` one clip from all workers together; ``augment``
+    and ``network`` one clip in the main process.
     """
 
     first_look: float
