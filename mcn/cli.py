@@ -20,6 +20,7 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 
 from mcn._cores import processes
 from mcn._flags import refusal
+from mcn._help import Formatter, by_subject, usage
 from mcn._version import __version__
 from mcn.commands import COMMANDS
 from mcn.config import load_preset, presets
@@ -30,8 +31,6 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 _ON_RANKS = ("pretrain", "finetune", "probe", "retrieve", "features")  # the rest the first rank does alone
 _STARTS_RUNS = ("ablate", "demo")
 
-_EPILOG = "Protocol rows are explained in the book's appendix, what the paper leaves open."
-
 
 def command_parser(name: str, settings: dict[str, Any] | None = None) -> ArgumentParser:
     """The parser of one command, with other defaults where ``settings`` names its fields."""
@@ -39,7 +38,8 @@ def command_parser(name: str, settings: dict[str, Any] | None = None) -> Argumen
     parser = ArgumentParser(
         prog=f"mcn {name}",
         description=command.help,
-        epilog=_EPILOG,
+        usage=usage(name, command.arguments),
+        formatter_class=Formatter,
         exit_on_error=False,
         allow_abbrev=False,  # --e would change its meaning with the next flag that begins like it
     )
@@ -52,6 +52,7 @@ def command_parser(name: str, settings: dict[str, Any] | None = None) -> Argumen
             "--config", action="config", help="YAML file of settings, e.g. a run's config.yaml"
         )
         parser.add_class_arguments(command.config, as_group=True)
+        by_subject(parser, command.config)
         fields = {field.name: field.type for field in dataclasses.fields(command.config)}
         for action in parser._actions:
             if fields.get(action.dest) in (bool, "bool"):  # --from_scratch alone says true

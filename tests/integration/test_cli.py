@@ -110,6 +110,26 @@ def test_help_says_defaults_and_units(command: str, capsys: pytest.CaptureFixtur
         assert re.search(UNITS.get(field.name, ""), texts[field.name]), field.name
 
 
+def test_help_has_a_commands_own_settings_first_and_each_once(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, command in TABLE.items():
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        said = capsys.readouterr().out
+        assert said.startswith(f"usage: mcn {name} ")
+        assert "[--SETTING VALUE ...]\n" in said.partition("\n\n")[0] + "\n"
+        assert "(row" not in said
+        assert "type: " not in said
+        flags = re.findall(r"^  (?:-\w \w+, )?--(\w+)", said, re.MULTILINE)
+        assert len(flags) == len(set(flags))
+        for field in dataclasses.fields(command.config) if command.config else ():
+            assert field.name in flags
+        blocks = re.findall(r"\n\n(\S.*):\n  --(\w+)", said)
+        if name == "probe":
+            own = "Linear probe of a frozen backbone, after one of two recipes"
+            assert blocks[0] == (own, "batch_size")
+            assert ("Precision and memory order of the network", "precision") in blocks
+
+
 def test_every_setting_has_a_description() -> None:
     for name, command in TABLE.items():
         if command.config is not None:
