@@ -25,6 +25,7 @@ from mcn.starting_points import StartingPoint, classifier_backbone, read_startin
 
 #: What ``--compare`` takes for the checkpoint's own network as it was before training.
 UNTRAINED = "untrained"
+_BEFORE = "before training, seed {}"
 _PICTURES = (".png", ".pdf", ".svg")
 _VIDEO = ".mp4"
 #: What can be written, for messages.
@@ -53,9 +54,9 @@ def watched_networks(config: AttendConfig, device: torch.device) -> list[Watched
 
     Raises :class:`~mcn.errors.MCNError` as :func:`mcn.loading.load_network` does.
     """
-    wanted = [config.compare, config.checkpoint] if config.compare else [config.checkpoint]
-    places = dict.fromkeys(where for where in (*wanted, config.checkpoint) if where not in ("", UNTRAINED))
-    starts = {where: read_starting_point(where, config.backbone) for where in places}
+    wanted = _wanted(config)
+    given = dict.fromkeys(where for where in (*wanted, config.checkpoint) if where not in ("", UNTRAINED))
+    starts = {where: read_starting_point(where, config.backbone) for where in given}
     found = [_network(where, config, starts, device) for where in wanted]
     titles = [title for title, _ in found]
     if len(set(titles)) < len(titles):
@@ -65,6 +66,18 @@ def watched_networks(config: AttendConfig, device: torch.device) -> list[Watched
         Watched(title, label, backbone)
         for title, label, (_, backbone) in zip(titles, labels, found, strict=True)
     ]
+
+
+def places(config: AttendConfig) -> list[str]:
+    """For messages: the path of each network's checkpoint, in the order of :func:`watched_networks`."""
+    return [
+        _BEFORE.format(config.seed) if where in ("", UNTRAINED) else str(weights_file(where))
+        for where in _wanted(config)
+    ]
+
+
+def _wanted(config: AttendConfig) -> list[str]:
+    return [config.compare, config.checkpoint] if config.compare else [config.checkpoint]
 
 
 def _network(
@@ -99,10 +112,10 @@ def _title(trained: PretrainConfig, where: str) -> str:
 
 
 def _labels(wanted: Sequence[str], seed: int) -> list[str]:
-    """The end of each checkpoint's path, as much of it as tells them apart."""
+    """For pictures: the end of each checkpoint's path, as much of it as tells them apart."""
     paths = [None if where in ("", UNTRAINED) else weights_file(where).resolve().parts for where in wanted]
     for count in range(3, max([3, *(len(path) for path in paths if path)]) + 1):
-        labels = [_end(path, count) if path else f"before training, seed {seed}" for path in paths]
+        labels = [_end(path, count) if path else _BEFORE.format(seed) for path in paths]
         if len(set(labels)) == len(labels):
             break
     return labels
@@ -125,9 +138,9 @@ def draw(config: AttendConfig, files: Sequence[str], path: Path) -> list[str]:
     else:
         save_figure(_picture(config, examples), path, dpi=160, facecolor="white")
     lines = [
-        f"{example.title}: {name} ({example.notes[name].replace(chr(10), '): ')}"
+        f"{example.title}: {name} ({place}): {example.notes[name].partition(chr(10))[2]}"
         for example in examples
-        for name in example.maps
+        for name, place in zip(example.maps, places(config), strict=True)
     ]
     return [*lines, f"{path}: {len(examples)} clip{'s' * (len(examples) > 1)} of {config.frames} frames"]
 

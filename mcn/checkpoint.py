@@ -32,6 +32,11 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def own_checkpoint(out: str | Path) -> Path | None:
+    """The newest checkpoint of a run in the folder ``out``; ``None`` where none is named, or it has none."""
+    return latest_checkpoint(Path(out) / "checkpoints") if out else None
+
+
 def _checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step_*.pt") if _NAME.fullmatch(path.name))
 

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +16,18 @@ from torch import Tensor, nn
 
 from mcn._weights import require
 from mcn.backbones import build_backbone
-from mcn.checkpoint import find_checkpoint, latest_checkpoint, load_checkpoint
+from mcn.checkpoint import find_checkpoint, load_checkpoint, own_checkpoint
 from mcn.classifier import Classifier, Head
-from mcn.clip_features import CROPS, VIEWS, evaluation_clips, evaluation_crops, is_flow, one_view
+from mcn.clip_features import (
+    CROPS,
+    CROPS_IN_WORDS,
+    VIEWS,
+    clips_in_words,
+    evaluation_clips,
+    evaluation_crops,
+    is_flow,
+    one_view,
+)
 from mcn.composes import check_together
 from mcn.config import FinetuneConfig, ProbeConfig
 from mcn.data.datasets import Videos
@@ -36,6 +45,7 @@ from mcn.shares import WeightedSum, in_cut
 from mcn.starting_points import classifier_backbone
 
 Config = FinetuneConfig | ProbeConfig
+C = TypeVar("C", bound=FinetuneConfig | ProbeConfig)
 
 
 @dataclass(frozen=True)
@@ -211,6 +221,23 @@ class Classification:
         self.scale.load(state.get("scale", {}))
 
 
+def checked(config: C, videos: Videos, head: dict[str, Any], ranks: Ranks) -> C:
+    """The config with its shares said; refuses what cannot be trained on ``videos``, before a folder is made.
+
+    Raises :class:`~mcn.errors.MCNError` for videos without labels or fewer than a batch, and as
+    :func:`mcn.composes.check_together` and :func:`mcn.loop.shares_for` do.
+    """
+    videos.check_labels()
+    check_together(_command(config), config)
+    config = shares_for(config, ranks, "BatchNorm compares videos" if head.get("normalise") else "")
+    checked_steps(len(videos), config.batch_size, stages=False)
+    return config
+
+
+def _command(config: Config) -> str:
+    return "probe" if isinstance(config, ProbeConfig) else "finetune"
+
+
 def fit(
     config: Config,
     videos: Videos,
@@ -226,14 +253,10 @@ def fit(
     a run that is continued needs nothing but its own checkpoint. ``start`` is the run's, where it is at hand
     already. Of several ``ranks`` each computes its shares of every batch.
     """
-    videos.check_labels()
-    command = "probe" if isinstance(config, ProbeConfig) else "finetune"
-    check_together(command, config)
-    config = shares_for(config, ranks, "BatchNorm compares videos" if head.get("normalise") else "")
-    checked_steps(len(videos), config.batch_size, stages=False)
-    if start is None and not (config.out and latest_checkpoint(Path(config.out) / "checkpoints")):
+    config = checked(config, videos, head, ranks)
+    if start is None and not own_checkpoint(config.out):
         start = starting_point(config, choose_device(config.device))
-    run = RunFolder(config, command, ranks)
+    run = RunFolder(config, _command(config), ranks)
     if start is None:
         assert run.resumed is not None
         start = continued(run.resumed, run.device)
@@ -306,16 +329,22 @@ def evaluate(
 
 
 def report(run: RunFolder, found: Evaluation, **more: Any) -> None:
-    """Keep a run's result: ``test.json``, and the tables of :meth:`mcn.metrics.Evaluation.save`."""
+    """Keep a run's result: ``test.json`` (with chance), the tables of :meth:`mcn.metrics.Evaluation.save`."""
     if run.ranks.first:
         found.save(run.path)
-    run.write_json("test.json", {**found.summary(), **more})
+    run.write_json("test.json", {**found.summary(), "chance": found.chance[1], **more})
 
 
 def how_tested(config: Config) -> str:
     """How a run is tested, in words."""
-    crops = "centre crop" if config.crops == "centre" else "ten crops"
-    return (
-        f"{config.clips} uniform clips of {config.frames} frames, {crops}, mean softmax, {config.view}, "
-        f"split {config.split}, last epoch"
-    )
+    return f"{answered_by(config)}, split {config.split}, last epoch"
+
+
+def answered_by(config: Config) -> str:
+    """What a video's answer is made of, in words for the line of protocol.
+
+    >>> answered_by(FinetuneConfig())
+    '10 uniform clips of 32 frames, stride 1, 128 pixels, centre crop, mean softmax, rgb'
+    """
+    clips = f"{config.clips} uniform clips of {clips_in_words(config)}"
+    return f"{clips}, {CROPS_IN_WORDS[config.crops]}, mean softmax, {config.view}"

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
 from io import StringIO
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -21,6 +20,7 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 
 from mcn._cores import processes
 from mcn._flags import refusal
+from mcn._help import Formatter, by_subject, usage
 from mcn._version import __version__
 from mcn.commands import COMMANDS
 from mcn.config import load_preset, presets
@@ -31,8 +31,6 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 _ON_RANKS = ("pretrain", "finetune", "probe", "retrieve", "features")  # the rest the first rank does alone
 _STARTS_RUNS = ("ablate", "demo")
 
-_EPILOG = "Protocol rows are explained in the book's appendix, what the paper leaves open."
-
 
 def command_parser(name: str, settings: dict[str, Any] | None = None) -> ArgumentParser:
     """The parser of one command, with other defaults where ``settings`` names its fields."""
@@ -40,7 +38,8 @@ def command_parser(name: str, settings: dict[str, Any] | None = None) -> Argumen
     parser = ArgumentParser(
         prog=f"mcn {name}",
         description=command.help,
-        epilog=_EPILOG,
+        usage=usage(name, command.arguments),
+        formatter_class=Formatter,
         exit_on_error=False,
         allow_abbrev=False,  # --e would change its meaning with the next flag that begins like it
     )
@@ -53,6 +52,7 @@ def command_parser(name: str, settings: dict[str, Any] | None = None) -> Argumen
             "--config", action="config", help="YAML file of settings, e.g. a run's config.yaml"
         )
         parser.add_class_arguments(command.config, as_group=True)
+        by_subject(parser, command.config)
         fields = {field.name: field.type for field in dataclasses.fields(command.config)}
         for action in parser._actions:
             if fields.get(action.dest) in (bool, "bool"):  # --from_scratch alone says true
@@ -107,11 +107,10 @@ def _trained_on(checkpoint: str | None, out: str | None) -> dict[str, Any]:
     """
     if not checkpoint:
         return {}
-    from mcn.checkpoint import latest_checkpoint
+    from mcn.checkpoint import own_checkpoint
     from mcn.starting_points import clips_seen
 
-    own = latest_checkpoint(Path(out) / "checkpoints") if out else None
-    return clips_seen(own or checkpoint)
+    return clips_seen(own_checkpoint(out or "") or checkpoint)
 
 
 def _usage() -> str:

@@ -23,6 +23,7 @@ from mcn.data.sampling import uniform_clips
 from mcn.data.videoinfo import VideoError
 from mcn.network import MetaContrastiveNetwork
 from mcn.precision import Precision, widened
+from mcn.settings import DataConfig
 from mcn.views import make_views, normalise
 
 #: Which of the two backbones (shared weights, own statistics) a view goes through.
@@ -32,7 +33,8 @@ CROPS = {"centre": 1, "ten": 10}
 #: What is taken of the network.
 FEATURES = ("pooled", "conv5")
 _FEATURE = {"pooled": "pooled features", "conv5": "conv5 features (max-pooled, flattened)"}
-_CROPS = {"centre": "centre crop", "ten": "ten crops"}
+#: The same for a line of protocol.
+CROPS_IN_WORDS = {"centre": "centre crop", "ten": "ten crops"}
 
 
 class FlowClips(TestClips):
@@ -106,14 +108,25 @@ def ten_crops(height: int, width: int) -> list[Augmentation]:
     return boxes + [replace(box, flip=True) for box in boxes]
 
 
+def clips_in_words(config: DataConfig) -> str:
+    """Length, stride and size of a config's clips.
+
+    >>> clips_in_words(EvalConfig())
+    '32 frames, stride 1, 128 pixels'
+    """
+    return f"{config.frames} frames, stride {config.stride}, {config.size} pixels"
+
+
 def made_of(config: EvalConfig) -> str:
     """What a video's feature is by a config, in words for the line of protocol.
 
-    >>> made_of(EvalConfig(view="rgb+flow_v", crops="ten"))
-    'pooled features, mean of 10 clips, ten crops, rgb+flow_v, each view at unit length'
+    >>> print(made_of(EvalConfig(view="rgb+flow_v", crops="ten")).replace("rgb", "\\nrgb"))
+    pooled features, mean of 10 clips of 32 frames, stride 1, 128 pixels, ten crops,
+    rgb+flow_v, each view at unit length
     """
     view = config.view + ", each view at unit length" * ("+" in config.view)
-    return f"{_FEATURE[config.feature]}, mean of {config.clips} clips, {_CROPS[config.crops]}, {view}"
+    clips = f"{config.clips} clips of {clips_in_words(config)}"
+    return f"{_FEATURE[config.feature]}, mean of {clips}, {CROPS_IN_WORDS[config.crops]}, {view}"
 
 
 def one_view(clip: Tensor, view: str) -> Tensor:

@@ -61,17 +61,25 @@ class EvalConfig(RunConfig, DataConfig, StartConfig, PrecisionConfig):
     """Clips through the network at a time."""
 
 
+_TOP = (1, 5, 10, 20, 50)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RetrieveConfig(EvalConfig):
     """Nearest neighbours: test videos ask, training videos answer (row 46)."""
 
-    top: int | tuple[int, ...] = (1, 5, 10, 20, 50)
-    """A query counts as right if one of its k nearest has its class; --query shows the largest k."""
+    top: int | tuple[int, ...] = _TOP
+    """A query counts as right if one of its k nearest has its class; --query shows 10, or k if given."""
 
     @property
     def ks(self) -> tuple[int, ...]:
         """The numbers of ``top``, also where it is one."""
         return (self.top,) if isinstance(self.top, int) else tuple(self.top)
+
+    @property
+    def shown(self) -> int:
+        """How many neighbours of a single file are shown: the largest of ``top``, 10 by default."""
+        return 10 if self.ks == _TOP else max(self.ks)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,7 +101,8 @@ def _report(
     data: Path,
 ) -> None:
     print("4/4  pictures\n")
-    table = format_table(rows, test)
+    picks = next(iter(found.values())).chance
+    table = format_table(rows, test, picks)
     print(table)
     record = {"rows": [dataclasses.asdict(row) for row in rows], "test_videos": len(test.x)}
     text = json.dumps(record, indent=2) + "\n"
@@ -117,15 +118,12 @@ next:        mcn finetune --preset laptop --data {data} --checkpoint {mcn} --out
 """)
 
 
-def format_table(rows: list[Row], test: Features) -> str:
-    """The table as text, chance below it.
-
-    Chance of a retrieval hit among k is that of k random draws from the gallery's classes.
-    """
+def format_table(rows: list[Row], test: Features, picks: dict[int, float]) -> str:
+    """The table as text, chance below it; ``picks`` is that of retrieval, by k."""
     chance = 1 / len(test.videos.classes)
     line = "{:<16}{:>14}{:>18}{:>18}".format
     shown = [line("", "linear probe", "retrieval top-1", "retrieval top-5")]
-    for row in [*rows, Row("chance", 100 * chance, 100 * chance, 100 * (1 - (1 - chance) ** 5))]:
+    for row in [*rows, Row("chance", 100 * chance, picks[1], picks[5])]:
         numbers = (row.probe_top1, row.retrieval_top1, row.retrieval_top5)
         shown.append(line(row.network, *(f"{number:.1f} %" for number in numbers)))
     spread = 100 * (chance * (1 - chance) / len(test.x)) ** 0.5

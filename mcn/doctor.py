@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count, cycle
+from statistics import fmean
 
 import torch
 from tqdm import tqdm
@@ -36,9 +37,9 @@ _ON_CPU = 4  # videos a batch at most when the network runs on a CPU, where a wh
 class Diagnosis:
     """Seconds a clip that each stage takes, and what follows.
 
-    ``first_look`` is a whole decode of a video that has not been seen before; ``read`` one clip in one
-    process; ``loader`` one clip from all workers together; ``augment`` and ``network`` one clip in the
-    main process.
+    ``first_look`` is a whole decode of a video that has not been seen before (if not ``new``: opening one
+    that has); ``read`` one clip in one process; ``loader`` one clip from all workers together; ``augment``
+    and ``network`` one clip in the main process.
     """
 
     first_look: float
@@ -50,6 +51,7 @@ class Diagnosis:
     cores: int
     prepared: bool
     device: str
+    new: bool = True
 
     @property
     def limit(self) -> str:
@@ -84,11 +86,18 @@ class Diagnosis:
             told.append("The data is prepared; what is left is a machine with more cores or a faster disk.")
         return " ".join(told)
 
+    @property
+    def _opening(self) -> str:
+        """What ``first_look`` has timed."""
+        if self.prepared:
+            return "open a video, prepared"
+        return "first look at a video (once)" if self.new else "open a video, looked at before"
+
     def lines(self) -> list[str]:
         """The table that is printed."""
         overall = max(self.loader, self.augment + self.network)
         stages = [
-            ("first look at a video (once)", self.first_look),
+            (self._opening, self.first_look),
             ("read a clip, one process", self.read),
             (f"read a clip, {self.workers} worker{'s' * (self.workers > 1)}", self.loader),
             (f"augment a clip, {self.device}", self.augment),
@@ -113,7 +122,7 @@ def diagnose(config: PretrainConfig, seconds: float = 5.0) -> Diagnosis:
         config = dataclasses.replace(config, batch_size=min(config.batch_size, _ON_CPU))
     videos = videos_of(config, "train")
     print(videos.announced(config.size))
-    first_look = _first_look(videos, config, seconds)
+    first_look, new = _first_look(videos, config, seconds)
     dataset = training_clips(videos, config, config.view2 if config.view2.startswith("flow") else None)
     read, clips = _read(dataset, config, seconds)
     loader = _loader(dataset, config, seconds) if config.workers else read
@@ -128,26 +137,30 @@ def diagnose(config: PretrainConfig, seconds: float = 5.0) -> Diagnosis:
         cores=usable_cores(),
         prepared=(videos.root / SETTINGS).exists(),
         device="GPU" if device.type == "cuda" else device.type.upper(),
+        new=new,
     )
 
 
-def _first_look(videos: Videos, config: PretrainConfig, seconds: float) -> float:
-    """Seconds to open a video, on average; counts a file's frames unless the index knows them."""
+def _first_look(videos: Videos, config: PretrainConfig, seconds: float) -> tuple[float, bool]:
+    """Seconds to open a video, on average, and whether it had to be looked at: of those that had, if any."""
     bad = BadVideos(len(videos), config.max_bad)
     step = max(1, len(videos) // _VIDEOS)
-    start, number = time.perf_counter(), 0
+    times: dict[bool, list[float]] = {True: [], False: []}
+    end = time.perf_counter() + seconds
     for index in tqdm(range(0, len(videos), step), desc="first look", unit="video", leave=False):
+        new, start = not videos.known(index), time.perf_counter()
         try:
             with videos.open(index, config.reader, config.read_timeout) as opened:
                 lines = bad.note(videos.names[index], opened.info.damage)
         except MCNError as error:
             lines = bad.report(((videos.names[index], str(error)),), "counted")
+        times[new].append(time.perf_counter() - start)
         for line in lines:
             tqdm.write(line)
-        number += 1
-        if time.perf_counter() - start > seconds:
+        if time.perf_counter() > end:
             break
-    return (time.perf_counter() - start) / number
+    new = bool(times[True])
+    return fmean(times[new]), new
 
 
 def _timed(once: Callable[[], int], seconds: float, device: torch.device | None = None) -> float:

@@ -13,14 +13,12 @@ from mcn.config import AttendConfig, EvalConfig, FinetuneConfig, ProbeConfig, Re
 from mcn.errors import MCNError
 
 
-def _clips(config: ProbeConfig | RetrieveConfig | EvalConfig) -> str:
-    return f"{config.frames} frames, stride {config.stride}, {config.size} pixels"
-
-
 def _say_if_untrained(config: ProbeConfig | RetrieveConfig | EvalConfig) -> None:
     """Before anything is computed: without a checkpoint it is not the network that somebody trained."""
     if not config.checkpoint and is_first():
-        print(f"no --checkpoint: an untrained {config.backbone}, clips of {_clips(config)}")
+        from mcn.clip_features import clips_in_words
+
+        print(f"no --checkpoint: an untrained {config.backbone}, clips of {clips_in_words(config)}")
 
 
 def _finetune(config: FinetuneConfig, _: Any) -> None:
@@ -48,9 +46,8 @@ def _probe(config: ProbeConfig, _: Any) -> None:
     _say_if_untrained(config)
     result = run_probe(config)
     print(f"linear probe: top-1 {result.top1:.1f} % of {result.videos} videos (chance {result.chance:.1f} %)")
-    said = f"{protocol(config, result.c)}; {_clips(config)}"
-    print(f"protocol:     {said}")
-    _record(config, "probe", result.summary(), said)
+    print(f"protocol:     {protocol(config, result.c)}")
+    _record(config, "probe", result.summary(), protocol(config, result.c))
 
 
 def _retrieve(config: RetrieveConfig, args: Any) -> None:
@@ -72,26 +69,32 @@ def _retrieve(config: RetrieveConfig, args: Any) -> None:
     result = run_retrieval(config, lists)
     shown = ", ".join(f"top-{k} {value:.1f} %" for k, value in result.accuracy.items())
     print(f"retrieval: {shown} ({result.queries} queries)")
-    said = f"{protocol(config)}; {_clips(config)}"
-    print(f"protocol:  {said}")
+    chance = ", ".join(f"top-{k} {value:.1f} %" for k, value in result.chance.items())
+    print(f"chance:    {chance} (random picks of {result.gallery} training videos)")
+    print(f"protocol:  {protocol(config)}")
     if args.sheet:
         _fig_4(config, args, result, lists)
-    _record(config, "retrieve", {f"top{k}": value for k, value in result.accuracy.items()}, said)
+    numbers = {f"top{k}": value for k, value in result.accuracy.items()}
+    numbers |= {f"chance_top{k}": value for k, value in result.chance.items()}
+    _record(config, "retrieve", numbers, protocol(config))
 
 
 def _look_up(config: RetrieveConfig, args: Any) -> None:
     """The videos nearest to a file."""
     from mcn.loading import load_networks
-    from mcn.lookup import find, open_index, query_feature
+    from mcn.lookup import open_index, protocol, query_feature, search
     from mcn.retrieval_plots import contact_sheet, save_sheet
 
     query = Path(args.query)
     networks = load_networks(config)
     asked = query_feature(config, query, networks)  # before the folder is read
     index = open_index(config, Path(args.index) if args.index else None, networks)
-    found = find(asked, index, max(config.ks), leave_out=query)
+    found, itself = search(asked, index, config.shown, leave_out=query)
     for place, each in enumerate(found, 1):
         print(f"{place:3}  {each.cosine:6.3f}  {each.name}")
+    for each in itself:
+        print(f"left out: {each.name}, which is {query} itself")
+    print(f"protocol: {protocol(config)}")
     if args.sheet:
         print(f"sheet: {save_sheet(contact_sheet(query, index.features.videos, found), Path(args.sheet))}")
 
@@ -115,11 +118,13 @@ def _fig_4(config: RetrieveConfig, args: Any, result: Any, lists: Any) -> None:
 
 
 def _features(config: EvalConfig, args: Any) -> None:
+    from mcn.clip_features import made_of
     from mcn.features import write_features
 
     config = of_folder(config, args.folder)
     _say_if_untrained(config)
     print(write_features(config, args.subset, Path(args.output), (args.rank, args.world)))
+    print(f"protocol: {made_of(config)}")
 
 
 def _attend(config: AttendConfig, args: Any) -> None:
@@ -154,8 +159,10 @@ def _attend(config: AttendConfig, args: Any) -> None:
 def _predict(_: Any, args: Any) -> None:
     from mcn.finetune import predict
 
-    for name, probability in predict(args.video, args.checkpoint, args.device)[: args.top]:
+    found = predict(args.video, args.checkpoint, args.device)
+    for name, probability in found.classes[: args.top]:
         print(f"{100 * probability:5.1f} %  {name}")
+    print(f"protocol: {found.protocol}")
 
 
 def _record(

@@ -31,7 +31,7 @@ from mcn.files import write_atomically
 from mcn.holdout import labelled_lists, list_of
 from mcn.loading import load_networks, single_views
 from mcn.network import MetaContrastiveNetwork
-from mcn.precision import Precision, prepare, resolved
+from mcn.precision import Precision, resolved
 from mcn.run import choose_device
 
 #: Name of the folder of kept features in a run folder.
@@ -163,7 +163,7 @@ def features_of(
     print(f"{subset}: {videos.announced(config.size)}")
     return join([
         extract_features(
-            prepare(network, one), videos,
+            network, videos,
             **clip_settings(one), workers=one.workers, max_bad=one.max_bad, device=device,
             progress=_bar(subset, one, config) if ranks.first else "",
             cache=cache_folder(one), share=share, ranks=ranks,

@@ -5,11 +5,13 @@ rows 39 to 42). From scratch is the same run on a backbone that was never pre-tr
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 from mcn._weights import require
 from mcn.checkpoint import load_checkpoint
 from mcn.classify import (
     Config,
+    answered_by,
     clip_probabilities,
     evaluate,
     fit,
@@ -58,8 +60,15 @@ def finetune(config: FinetuneConfig) -> tuple[Path, Evaluation | None]:
     return run.path, found
 
 
-def predict(video: str | Path, checkpoint: str | Path, device: str = "auto") -> list[tuple[str, float]]:
-    """Classes of one video file by a fine-tuned network or a probe, most probable first, with probabilities.
+class Prediction(NamedTuple):
+    """Classes of a video with their probabilities, most probable first, and what these were made of."""
+
+    classes: list[tuple[str, float]]
+    protocol: str
+
+
+def predict(video: str | Path, checkpoint: str | Path, device: str = "auto") -> Prediction:
+    """Classes of one video file by a fine-tuned network or a probe.
 
     ``checkpoint`` is one of ``mcn finetune`` or ``mcn probe --recipe headline``. Raises
     :class:`~mcn.errors.MCNError` for another, or a video that cannot be read.
@@ -79,4 +88,5 @@ def predict(video: str | Path, checkpoint: str | Path, device: str = "auto") -> 
         reader=config.reader, timeout=config.read_timeout,
     )  # fmt: skip
     mean = clip_probabilities(model, raw, config, place)[0].mean(0)
-    return [(state["classes"][i], mean[i].item()) for i in mean.argsort(descending=True).tolist()]
+    order = mean.argsort(descending=True).tolist()
+    return Prediction([(state["classes"][i], mean[i].item()) for i in order], answered_by(config))

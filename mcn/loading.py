@@ -8,6 +8,7 @@ from mcn._weights import require
 from mcn.config import EvalConfig, FinetuneConfig, PretrainConfig, build
 from mcn.errors import MCNError
 from mcn.network import MetaContrastiveNetwork
+from mcn.precision import prepare
 from mcn.run import choose_device, seed_everything, seed_for
 from mcn.starting_points import StartingPoint, read_starting_point
 
@@ -68,14 +69,15 @@ def load_network(
 
 
 def load_networks(config: EvalConfig) -> list[MetaContrastiveNetwork]:
-    """The network of each of a config's views, on its device. A checkpoint of both is read once.
+    """The network of each of a config's views, on its device, with the memory order and compiler asked for.
 
-    Raises :class:`~mcn.errors.MCNError` as :func:`load_network` does.
+    A checkpoint of both views is read once. Raises :class:`~mcn.errors.MCNError` as :func:`load_network`
+    does.
     """
     device, views = choose_device(config.device), single_views(config)
     places = dict.fromkeys(one.checkpoint for one in views if one.checkpoint)
     starts = {where: read_starting_point(where, config.backbone) for where in places}
-    return [load_network(one, device, starts.get(one.checkpoint))[0] for one in views]
+    return [prepare(load_network(one, device, starts.get(one.checkpoint))[0], one) for one in views]
 
 
 def single_views(config: EvalConfig) -> list[EvalConfig]:

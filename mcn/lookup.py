@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mcn.clip_features import is_flow, video_feature
+from mcn.clip_features import is_flow, made_of, video_feature
 from mcn.composes import check_together
 from mcn.config import EvalConfig
 from mcn.data.datasets import Videos, load_videos
@@ -110,14 +110,29 @@ def find(
 ) -> list[Neighbour]:
     """The ``k`` videos of an index nearest to the feature ``asked`` ``(F,)``, nearest first.
 
-    The file ``leave_out``, the query itself perhaps, is not among them.
+    The file ``leave_out``, the query itself perhaps, is not among them; see :func:`search`.
     """
+    return search(asked, index, k, leave_out=leave_out)[0]
+
+
+def search(
+    asked: NDArray[np.float32], index: Index, k: int, *, leave_out: Path | None = None
+) -> tuple[list[Neighbour], list[Neighbour]]:
+    """What :func:`find` gives, and what it has left out of it: entries of the index that are the query."""
     x, videos = index.features.x.numpy(), index.features.videos
     own = leave_out.resolve() if leave_out else None
     order = nearest(asked[None], x, k + 1)[0]
-    order = np.array([row for row in order if videos.path(int(row)).resolve() != own], dtype=np.int64)[:k]
-    found = zip(order, cosines(asked, x, order), strict=True)
-    return [Neighbour(int(row), float(cosine), videos.names[row]) for row, cosine in found]
+    near = [
+        Neighbour(int(row), float(cosine), videos.names[row])
+        for row, cosine in zip(order, cosines(asked, x, order), strict=True)
+    ]
+    itself = [each for each in near if videos.path(each.row).resolve() == own]
+    return [each for each in near if each not in itself][:k], itself
+
+
+def protocol(config: EvalConfig) -> str:
+    """What a cosine of this config means, for the line beside it."""
+    return f"{made_of(config)}, cosine"
 
 
 def _made_of(config: EvalConfig, networks: Sequence[MetaContrastiveNetwork]) -> str:

@@ -139,10 +139,12 @@ def checked_steps(num_videos: int, batch_size: int, stages: bool) -> int:
     """Steps an epoch. Raises :class:`~mcn.errors.MCNError` where the videos do not fill a single one."""
     per_epoch = steps_per_epoch(num_videos, batch_size, stages)
     if per_epoch == 0:
-        need = batch_size * (2 if stages else 1)
+        halves = 2 if stages else 1
+        mend = f"lower --batch_size {batch_size} to {num_videos // halves}"
+        if num_videos < halves:
+            mend = f"a step takes {halves} at least"
         raise MCNError(
-            f"{num_videos} training videos are fewer than a step needs ({need}): "
-            f"lower --batch_size {batch_size}"
+            f"{num_videos} training videos are fewer than a step needs ({batch_size * halves}): {mend}"
         )
     return per_epoch
 

@@ -60,6 +60,11 @@ class Evaluation:
     confusion: Tensor
     right: Tensor
 
+    @property
+    def chance(self) -> dict[int, float]:
+        """Per cent right at top-1 and top-5 of answers that are guessed."""
+        return {k: 100.0 * min(k, len(self.classes)) / len(self.classes) for k in (1, 5)}
+
     def summary(self) -> dict[str, float]:
         """The numbers without the tables."""
         names = ("top1", "top5", "clip_top1", "clip_top5", "videos", "unreadable")
@@ -69,7 +74,8 @@ class Evaluation:
         """What to print of it: accuracies, and the best and worst classes."""
         said = [
             f"top-1 {self.top1:.1f} %, top-5 {self.top5:.1f} % a video, top-1 {self.clip_top1:.1f} %, "
-            f"top-5 {self.clip_top5:.1f} % a clip ({self.videos} videos, {clips} clips each)"
+            f"top-5 {self.clip_top5:.1f} % a clip ({self.videos} videos, {clips} clips each; "
+            f"chance: top-1 {self.chance[1]:.1f} %, top-5 {self.chance[5]:.1f} %)"
         ]
         ordered = sorted((c for c in self.classes if c.videos), key=lambda c: -c.top1)
         few = len(ordered) <= 6

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcn.attend import watched_networks
+from mcn.attend import places, watched_networks
 from mcn.attention import counted_pixels, motion_coverage, moving_pixels
 from mcn.clip_features import evaluation_crops
 from mcn.config import AttendConfig
@@ -73,7 +73,7 @@ class Measured:
     """One network's coverage of a list of videos: a number a video, the mean over its clips."""
 
     title: str
-    label: str
+    place: str  #: path of its checkpoint
     lift: list[float] = field(default_factory=list)
     auc: list[float] = field(default_factory=list)
     other: list[float] = field(default_factory=list)  #: lift of another video's map on this one's motion
@@ -81,9 +81,13 @@ class Measured:
 
 @dataclass
 class Motion:
-    """What :func:`measure` finds: names and motion of the videos, in order of reading, and each network."""
+    """What :func:`measure` finds: names and motion of the videos, in order of reading, and each network.
+
+    ``rows``: where each video is in its list.
+    """
 
     networks: list[Measured]
+    rows: list[int] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     moving: list[float] = field(default_factory=list)
     undecided: Counter[str] = field(default_factory=Counter)  #: reasons of clips that tell nothing
@@ -93,7 +97,7 @@ class Motion:
         said = []
         for each in self.networks:
             said.append(
-                f"{each.title} ({each.label}): motion lift {bootstrap(each.lift, seed)}, "
+                f"{each.title} ({each.place}): motion lift {bootstrap(each.lift, seed)}, "
                 f"AUC {bootstrap(each.auc, seed)}"
             )
             said.append(f"    another video's map on the same motion: lift {bootstrap(each.other, seed)}")
@@ -124,12 +128,12 @@ class Motion:
         return {name: value for name, value in found.items() if math.isfinite(value)}
 
     def table(self) -> str:
-        """A line a video, as CSV."""
+        """A line a video in the order of their list, as CSV."""
         head = [f"{each.title} {of}" for each in self.networks for of in ("lift", "auc")]
         rows = [["video", "moving", *head]]
-        for i, name in enumerate(self.names):
+        for i in sorted(range(len(self.rows)), key=self.rows.__getitem__):
             values = [value[i] for each in self.networks for value in (each.lift, each.auc)]
-            rows.append([name, *(f"{value:.6g}" for value in (self.moving[i], *values))])
+            rows.append([self.names[i], *(f"{value:.6g}" for value in (self.moving[i], *values))])
         return csv_text(rows)
 
 
@@ -144,7 +148,8 @@ def measure(config: AttendConfig, subset: str) -> Motion:
     videos = list_of(config, subset)
     print(f"{subset}: {videos.announced(config.size)}")
     networks = watched_networks(config, device)
-    found = Motion([Measured(network.title, network.label) for network in networks])
+    titles = (network.title for network in networks)
+    found = Motion([Measured(*both) for both in zip(titles, places(config), strict=True)])
     clips = TestClips(
         videos, frames=config.frames, stride=config.stride, clips=config.clips,
         reader=config.reader, timeout=config.read_timeout,
@@ -158,6 +163,7 @@ def measure(config: AttendConfig, subset: str) -> Motion:
         moving = moving_pixels(shown, config.threshold)
         counted = torch.stack([counted_pixels(clip) for clip in shown])
         made = [network.maps(crops, config) for network in networks]
+        found.rows.append(index)
         found.names.append(videos.names[index])
         _add(found, made, moving, counted)
         if first is None:

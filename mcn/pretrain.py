@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mcn.bank import FeatureBank, draw_negatives
+from mcn.checkpoint import own_checkpoint
 from mcn.composes import check_together
 from mcn.config import PretrainConfig
 from mcn.data.loader import Clip, clip_views
@@ -37,7 +38,7 @@ from mcn.network import (
 from mcn.optim import check_finite, laid_out_as, parameter_groups, sgd
 from mcn.precision import prepare, resolved, widened
 from mcn.retrieval import nearest_neighbour_accuracy
-from mcn.run import RunFolder, generator_for, seed_for
+from mcn.run import RunFolder, choose_device, generator_for, seed_for
 from mcn.shares import Share, WeightedSum, in_cut
 from mcn.starting_points import read_starting_point
 
@@ -333,11 +334,12 @@ def pretrain(config: PretrainConfig) -> Path:
         raise MCNError("--task share: with --order none there is no inner update, so there are no tasks")
     videos = videos_of(config, "train")
     stages = config.order != "none"
-    checked_steps(len(videos), config.batch_size, stages)  # before a folder is made
-    run = RunFolder(config, "pretrain", ranks)
-    training = Pretraining(config, len(videos), run.device, ranks)
-    if config.init_from and run.resumed is None:
+    checked_steps(len(videos), config.batch_size, stages)
+    training = Pretraining(config, len(videos), choose_device(config.device), ranks)
+    if config.init_from and not ranks.on_first(lambda: own_checkpoint(config.out)):
         training.start_from(config.init_from)
+    run = RunFolder(config, "pretrain", ranks)  # when nothing is left to be refused
+    if training.started_from:
         run.write_json("started_from.json", training.started_from)
     flow = config.view2 if config.view2.startswith("flow") else None
     train(training, run, videos, config, stages=stages, redraw=config.redraw, flow=flow)

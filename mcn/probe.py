@@ -25,8 +25,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mcn.checkpoint import latest_checkpoint
-from mcn.classify import Start, continued, evaluate, fit, how_tested, report, starting_point
+from mcn.checkpoint import own_checkpoint
+from mcn.classify import Start, checked, continued, evaluate, fit, how_tested, report, starting_point
 from mcn.clip_features import VIEWS, made_of
 from mcn.config import ProbeConfig
 from mcn.data.datasets import Videos
@@ -35,7 +35,6 @@ from mcn.errors import MCNError
 from mcn.features import Features, features_of_lists
 from mcn.files import write_text
 from mcn.holdout import hold_out, labelled_lists, part_of
-from mcn.loop import shares_for
 from mcn.metrics import Evaluation
 from mcn.run import RunFolder, choose_device
 
@@ -160,14 +159,12 @@ def headline_probe(config: ProbeConfig) -> tuple[Path, Evaluation]:
     if config.view not in VIEWS or config.feature != "pooled":
         asked = f"--view {config.view} --feature {config.feature}"
         raise MCNError(f"{asked}: --recipe headline reads the pooled feature of one view")
-    if config.batch_size < 2:
-        raise MCNError(f"--batch_size {config.batch_size}: BatchNorm takes at least 2 videos a batch")
     ranks = join_ranks(config.device, config.out)
-    config = shares_for(config, ranks, "BatchNorm compares videos")
     train, test = labelled_lists(config)
     penalty, start = config.weight_decay, None
     if config.sweep:
-        config, start = _opened(config, ranks)
+        kept, _ = hold_out(train, config.holdout, config.seed)
+        config, start = _opened(checked(config, part_of(train, kept), _HEAD, ranks), ranks)
         penalty = choose_weight_decay(config, train, ranks, start).chosen
     run, training = fit(config, train, _HEAD, ranks, frozen=True, penalties=(penalty,), start=start)
     (found,) = evaluate(training.model, test, config, run.device, "test", ranks)
@@ -181,8 +178,8 @@ def _opened(config: ProbeConfig, ranks: Ranks) -> tuple[ProbeConfig, Start]:
 
     No folder is made where it could not start. What goes on starts from its own checkpoint or its sweep's.
     """
-    own = [latest_checkpoint(Path(config.out) / where / "checkpoints") for where in ("", "sweep")]
-    known = next(filter(None, own if config.out else []), None)
+    own = [config.out, config.out and f"{config.out}/sweep"]
+    known = next(filter(None, map(own_checkpoint, own)), None)
     start = None if known else starting_point(config, choose_device(config.device))
     run = RunFolder(config, "probe", ranks)
     config = dataclasses.replace(config, out=str(run.path))
@@ -225,7 +222,7 @@ def protocol(config: ProbeConfig, c: float | None = None) -> str:
 
     >>> print(protocol(ProbeConfig()).replace("; ", ";\\n"))
     quick probe: logistic regression (C = 1) on standardised frozen features;
-    pooled features, mean of 10 clips, centre crop, rgb;
+    pooled features, mean of 10 clips of 32 frames, stride 1, 128 pixels, centre crop, rgb;
     split 1
     """
     if config.recipe == "quick":

@@ -4,7 +4,9 @@ Cosine similarity of L2-normalised, clip-averaged features (protocol rows 45 to 
 test video that cannot be read is a wrong answer, not a missing one, and no last batch is dropped.
 """
 
-from dataclasses import dataclass
+import math
+from collections import Counter
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -25,13 +27,16 @@ class Retrieval:
 
     ``neighbours`` ``(queries, max k)`` int64 are rows of the gallery, nearest first; fewer columns where
     the gallery has fewer readable videos, -1 in the row of a query that cannot be read. ``right``
-    ``(queries,)`` bool: whether the nearest has the query's class.
+    ``(queries,)`` bool: whether the nearest has the query's class. ``chance``: what :func:`random_picks`
+    would have of these queries, by k; ``gallery``: the videos to pick from.
     """
 
     accuracy: dict[int, float]
     neighbours: Tensor
     queries: int
     right: Tensor
+    chance: dict[int, float] = field(default_factory=dict)
+    gallery: int = 0
 
 
 def retrieve(queries: Features, gallery: Features, top: tuple[int, ...] = (1, 5, 10, 20, 50)) -> Retrieval:
@@ -52,14 +57,33 @@ def retrieve(queries: Features, gallery: Features, top: tuple[int, ...] = (1, 5,
     asked = torch.tensor([names.get(name, -1) for name in queries.videos.classes])[queries.labels]
     hit = (gallery.labels[order] == asked[:, None]) & queries.readable[:, None]
     accuracy = {k: 100.0 * hit[:, :k].any(dim=1).double().mean().item() for k in top}
-    return Retrieval(accuracy, order, len(queries.x), hit[:, 0])
+    known = gallery.labels[gallery.readable]
+    size, of_class = len(known), Counter(known.tolist())
+    alike = Counter(of_class[label] for label in asked.tolist())  # videos of its class -> queries
+    chance = {k: sum(n * random_picks(k, size, m) for m, n in alike.items()) / len(asked) for k in top}
+    return Retrieval(accuracy, order, len(queries.x), hit[:, 0], chance, size)
+
+
+def random_picks(k: int, gallery: int, of_class: int) -> float:
+    r"""How often, in per cent, a video of the query's class is among ``k`` random ones of a gallery.
+
+    .. math:: 100 \Bigl(1 - \binom{M - m}{k} \Bigm/ \binom{M}{k}\Bigr)
+
+    for ``M`` videos of which ``m`` are of the class (:eq:`eq-field-chance`). All are picked where ``k`` is
+    larger than ``M``.
+
+    >>> random_picks(1, 8, 2), round(random_picks(2, 4, 2), 1), random_picks(9, 8, 2)
+    (25.0, 83.3, 100.0)
+    """
+    k = min(k, gallery)
+    return 100 * (1 - math.comb(gallery - of_class, k) / math.comb(gallery, k))
 
 
 def protocol(config: EvalConfig) -> str:
     """What a number of retrieval means, for the line beside it.
 
     >>> print(protocol(RetrieveConfig()).replace("; ", ";\\n"))
-    pooled features, mean of 10 clips, centre crop, rgb, cosine;
+    pooled features, mean of 10 clips of 32 frames, stride 1, 128 pixels, centre crop, rgb, cosine;
     split 1: the training list answers the test list
     """
     return f"{made_of(config)}, cosine; split {config.split}: the training list answers the test list"

@@ -154,7 +154,14 @@ def comparison(records: Sequence[Record], table: int, rows: Sequence[str]) -> li
     """
     if len(rows) < 2 or len(set(rows)) < len(rows):
         raise MCNError(f"--compare {','.join(rows)}: give at least two rows, each once")
-    kept = [r for r in records if r.table == str(table) and r.data.subset == TEST and r.hits.right]
+    of_table = [r for r in records if r.table == str(table)]
+    measured = list(dict.fromkeys(record.row for record in of_table))
+    if unknown := [row for row in rows if row not in measured]:
+        raise MCNError(
+            f"--compare {','.join(rows)}: table {table} has no record of {', '.join(unknown)} "
+            f"(rows that it has: {', '.join(measured) or 'none'})"
+        )
+    kept = [r for r in of_table if r.data.subset == TEST and r.hits.right]
     blocks: dict[tuple[object, ...], list[Record]] = {}
     for record in kept:
         if record.row in rows:

@@ -81,6 +81,16 @@ class Videos:
         file = (self.files or self.names)[index]
         return open_safely(self.path(index), reader, index=self._index, name=file, timeout=timeout)
 
+    def known(self, index: int) -> bool:
+        """Whether :meth:`open` needs no decode of all of video ``index``: it is prepared, or in the index."""
+        if self._prepared:
+            return True
+        try:
+            state = state_of(self.path(index))
+        except VideoError:
+            return False
+        return self._index.get((self.files or self.names)[index], state) is not None
+
     def announced(self, size: int) -> str:
         """What a run says of its videos when it begins: number, layout, frames that are too small."""
         return "\n".join(filter(None, (f"{len(self)} videos: {self.layout}", self.enlarged(size))))

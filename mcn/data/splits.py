@@ -125,7 +125,12 @@ def read_ucf101(folder: Path, subset: str, split: int) -> tuple[list[Row], tuple
     """
     path = folder / f"{subset}list{split:02d}.txt"
     if not path.is_file():
-        raise MCNError(f"no such list: {path} (a data set with {folder.name}/ has one a subset and split)")
+        there = ", ".join(sorted(other.name for other in folder.glob("*list*.txt"))) or "none"
+        instead = ", or --validation to test on a part of the training list" if subset == "test" else ""
+        raise MCNError(
+            f"no such list: {path}, the {subset} list of split {split} (there: {there}): write it, a line a "
+            f"video such as Class/name.avi, or give another --split{instead}"
+        )
     names = _ucf101_names(path)
     if not names:
         raise MCNError(f"{path} is empty: it should name one video a line")
@@ -186,7 +191,9 @@ def read_hmdb51(lists: Sequence[Path], split: int) -> tuple[dict[str, list[Row]]
     for label, name in enumerate(classes):
         path = lists[0].parent / f"{name}_test_split{split}.txt"
         if split not in found[name]:
-            raise MCNError(f"no such list: {path} (HMDB51 has one a class and split)")
+            raise MCNError(
+                f"no such list: {path} (HMDB51 has one a class and split: add it, or give another --split)"
+            )
         for number, line in _lines(path):
             match = re.fullmatch(r"([^/]+?)\s+([012])", line)
             if match is None:

@@ -34,7 +34,7 @@ def parallel_map(
     interpreter busy belongs in a child process, which :func:`mcn.data.supervise.supervised` gives to
     each thread. ``dask`` is the address of a ``dask.distributed`` scheduler whose workers do it
     instead: they import ``function`` by name and must see the same files under the same paths.
-    ``desc`` names a bar that shows the time left; empty shows none.
+    ``desc`` names a bar that shows the time left; empty shows none, and so do no items.
 
     An exception of ``function`` ends it all: what may fail for one item should return that. After an
     exception or Ctrl-C nothing new is begun. Raises :class:`~mcn.errors.MCNError` for a cluster that
@@ -48,7 +48,7 @@ def parallel_map(
     if workers is not None and workers < 1:
         raise MCNError(f"workers={workers}: give at least 1")
     done = _on_cluster(function, items, dask) if dask else _in_threads(function, items, workers)
-    bar = tqdm(total=len(items), desc=desc, unit=unit, disable=not desc, dynamic_ncols=True)
+    bar = tqdm(total=len(items), desc=desc, unit=unit, disable=not (desc and items), dynamic_ncols=True)
     with closing(done), bar:
         for index, result in done:
             bar.update()

@@ -18,7 +18,7 @@ from PIL import Image
 from mcn.attend import attend, watched_networks
 from mcn.attention import attention_maps, counted_pixels, motion_coverage, moving_pixels
 from mcn.attention_plots import Example, activation_bars, activation_grid, activation_video, overlay
-from mcn.checkpoint import load_checkpoint
+from mcn.checkpoint import find_checkpoint, load_checkpoint
 from mcn.cli import main
 from mcn.clip_features import evaluation_crops, one_view
 from mcn.config import AttendConfig, PretrainConfig, build
@@ -86,7 +86,7 @@ def test_a_grid_with_and_without_mcn(
     for film, lines in zip(films, (said[:2], said[2:4]), strict=True):
         for line, title, run in zip(lines, ("without MCN", "with MCN"), (contrast, trained), strict=True):
             assert line.startswith(f"{Path(film).name}: {title} (")
-            assert f"{run.parent.name}/run/step_" in line
+            assert Path(re.search(r"\((.*?)\): ", line)[1]) == find_checkpoint(run)  # to be pasted
             assert re.search(r"motion lift \d\.\d\d, AUC 0\.\d\d", line)
     with Image.open(path) as picture:
         assert picture.width > 600
@@ -274,7 +274,10 @@ def test_lift_over_a_list(
     assert "this project's measures, not the paper's" in said
     assert "8 of 8 videos tell" in said
     rows = list(csv.DictReader(table.read_text().splitlines()))
-    assert sorted(row["video"] for row in rows) == sorted(load_videos(action_data, "test").names)
+    assert tuple(row["video"] for row in rows) == load_videos(action_data, "test").names
+    assert f"\nwith MCN ({find_checkpoint(trained)}): motion lift" in said  # a path that can be pasted
+    one = measure(settings(action_data, workers=0), "test")
+    assert one.names != sorted(one.names)  # though they were read in another order
     mean = sum(float(row["with MCN lift"]) for row in rows) / 8
     assert re.search(rf"with MCN \(.*motion lift {mean:.3f} ", said)
     (result,) = Path("runs").glob("attend-*/result.json")

@@ -110,6 +110,26 @@ def test_help_says_defaults_and_units(command: str, capsys: pytest.CaptureFixtur
         assert re.search(UNITS.get(field.name, ""), texts[field.name]), field.name
 
 
+def test_help_has_a_commands_own_settings_first_and_each_once(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, command in TABLE.items():
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        said = capsys.readouterr().out
+        assert said.startswith(f"usage: mcn {name} ")
+        assert "[--SETTING VALUE ...]\n" in said.partition("\n\n")[0] + "\n"
+        assert "(row" not in said
+        assert "type: " not in said
+        flags = re.findall(r"^  (?:-\w \w+, )?--(\w+)", said, re.MULTILINE)
+        assert len(flags) == len(set(flags))
+        for field in dataclasses.fields(command.config) if command.config else ():
+            assert field.name in flags
+        blocks = re.findall(r"\n\n(\S.*):\n  --(\w+)", said)
+        if name == "probe":
+            own = "Linear probe of a frozen backbone, after one of two recipes"
+            assert blocks[0] == (own, "batch_size")
+            assert ("Precision and memory order of the network", "precision") in blocks
+
+
 def test_every_setting_has_a_description() -> None:
     for name, command in TABLE.items():
         if command.config is not None:
@@ -278,15 +298,14 @@ def test_probe_and_retrieve(trained: Path, action_data: Path, capsys: pytest.Cap
     assert main(["probe", *where(trained, action_data)]) == 0
     said = capsys.readouterr().out
     assert re.search(r"top-1 \d+\.\d % of 8 videos \(chance 25\.0 %\)", said)
-    assert (
-        "(C = 1) on standardised frozen features; pooled features, mean of 2 clips, centre crop, rgb; split 1"
-        in said
-    )  # which protocol
+    made_of = "pooled features, mean of 2 clips of 4 frames, stride 2, 24 pixels, centre crop, rgb"
+    assert f"(C = 1) on standardised frozen features; {made_of}; split 1\n" in said  # which protocol
     made = {"probe": re.search(r"^protocol: +(.*)$", said, re.MULTILINE)[1]}
     assert main(["retrieve", *where(trained, action_data), "--top", "[1,32]"]) == 0
     said = capsys.readouterr().out
     assert re.search(r"top-1 \d+\.\d %, top-32 100\.0 % \(8 queries\)", said)
-    assert "cosine" in said
+    assert "chance:    top-1 25.0 %, top-32 100.0 % (random picks of 32 training videos)" in said
+    assert f"{made_of}, cosine; split 1: the training list answers the test list\n" in said
     made["retrieve"] = re.search(r"^protocol: +(.*)$", said, re.MULTILINE)[1]
     for command in ("probe", "retrieve"):  # each number's record has the line that was printed beside it
         (path,) = Path("runs").glob(f"{command}-*/result.json")
@@ -310,7 +329,10 @@ def test_features_come_back(
     path = tmp_path / "new" / "features.npz"
     flags = ["--preset", "smoke", "--checkpoint", str(trained), "--threads", "1"]
     assert main(["features", str(action_data), "-o", str(path), "--subset", "test", *flags]) == 0
-    assert "(8, 32)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "(8, 32)" in said
+    made_of = "pooled features, mean of 2 clips of 4 frames, stride 2, 24 pixels, centre crop, rgb"
+    assert said.endswith(f"\nprotocol: {made_of}\n")
     videos = load_videos(action_data, "test")
     with np.load(path, allow_pickle=False) as stored:
         assert stored["features"].shape == (8, 32)
@@ -349,18 +371,22 @@ def test_finetune_and_predict(
     out = tmp_path / "tuned"
     assert main(["finetune", *where(trained, action_data), "--epochs", "1", "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"top-1 \d+\.\d %, top-5 100\.0 % a video, .*\(8 videos, 2 clips each\)", said)
+    assert re.search(
+        r"top-1 \d+\.\d %, top-5 100\.0 % a video, .*\(8 videos, 2 clips each; chance: top-1 25", said
+    )
     video = load_videos(action_data, "test").path(2)
     following = shlex.split(re.search(r"next: +(mcn .*)", said)[1])
     assert main([str(video) if word == "VIDEO" else word for word in following[1:]]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    *lines, protocol = capsys.readouterr().out.splitlines()
+    clips = "2 uniform clips of 4 frames, stride 2, 24 pixels, centre crop"
+    assert protocol == f"protocol: {clips}, mean softmax, rgb"
     found = [re.fullmatch(r" *(\d+\.\d) %  (\w+)", line) for line in lines]
     assert sorted(m[2] for m in found) == sorted(load_videos(action_data, "test").classes)
     shares = [float(m[1]) for m in found]
     assert shares == sorted(shares, reverse=True)
     assert sum(shares) == pytest.approx(100, abs=0.3)
     assert main(["predict", str(video), "--checkpoint", str(out), "--top", "1"]) == 0
-    assert capsys.readouterr().out.splitlines() == lines[:1]
+    assert capsys.readouterr().out.splitlines() == [lines[0], protocol]
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
     assert main(["predict", str(broken), "--checkpoint", str(out)]) == 1
@@ -390,7 +416,9 @@ def test_probe_headline_says_that_it_is(
     assert main(["probe", *flags, "--recipe", "headline", "--sweep", "[0.001,0.1]"]) == 0
     said = capsys.readouterr().out
     assert re.search(r"chosen: weight_decay 0\.\d+ of 0\.001: .* held-out training videos", said)
-    assert re.search(r"linear probe: top-1 \d+\.\d %, top-5 100\.0 % a video, .*\(8 videos", said)
+    assert re.search(
+        r"linear probe: top-1 \d+\.\d %, top-5 100\.0 % a video, .*\(8 videos.*chance: top-1 25\.0 %", said
+    )
     assert "protocol:     headline probe: frozen backbone in eval mode" in said
     (run,) = Path("runs").glob("probe-*")
     names = {"test.json", "classes.csv", "confusion.csv", "classes.json", "sweep.json"}

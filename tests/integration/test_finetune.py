@@ -114,7 +114,7 @@ def test_an_unreadable_test_video_counts_as_wrong(
 
 def test_the_result_is_recorded(finetuned: Path) -> None:
     result = json.loads((finetuned / "test.json").read_text())
-    assert result["videos"] == 8
+    assert (result["videos"], result["chance"]) == (8, 25.0)
     assert 0 <= result["top1"] <= result["top5"] == 100.0  # four classes
     lines = [json.loads(line) for line in (finetuned / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
@@ -125,7 +125,8 @@ def test_prediction_is_the_mean_over_clips(
     finetuned: Path, action_data: Path, smoke_config: Callable[..., Any]
 ) -> None:
     video = load_videos(action_data, "test").path(0)
-    found = predict(video, finetuned, "cpu")
+    found, said = predict(video, finetuned, "cpu")
+    assert said == "2 uniform clips of 4 frames, stride 2, 24 pixels, centre crop, mean softmax, rgb"
     assert [p for _, p in found] == sorted((p for _, p in found), reverse=True)
     assert sum(p for _, p in found) == pytest.approx(1, abs=1e-5)
 
@@ -167,7 +168,7 @@ def test_checkpoints_of_the_other_kind_are_refused(
 
 
 def test_a_batch_larger_than_the_data_is_refused(smoke_config: Callable[..., Any], tmp_path: Path) -> None:
-    with pytest.raises(MCNError, match="lower --batch_size 33"):
+    with pytest.raises(MCNError, match="lower --batch_size 33 to 32"):
         finetune(smoke_config("finetune", out=tmp_path / "run", batch_size=33, from_scratch=True))
     assert not (tmp_path / "run").exists()
 
@@ -228,7 +229,7 @@ def test_tables_are_written_beside_the_result(finetuned: Path, trained: Path) ->
     result = json.loads((finetuned / "test.json").read_text())
     assert f"r3d_small of {trained}/checkpoints/step_" in result["start"]
     assert "fine-tuned, all parameters" in result["protocol"]
-    assert "2 uniform clips of 4 frames, centre crop" in result["protocol"]
+    assert "2 uniform clips of 4 frames, stride 2, 24 pixels, centre crop" in result["protocol"]
     with (finetuned / "classes.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert sum(int(row["videos"]) * float(row["top1"]) for row in rows) / 8 == pytest.approx(result["top1"])

@@ -18,6 +18,7 @@ from mcn.config import PretrainConfig, build, load_preset
 from mcn.data.loader import Clip
 from mcn.data.plan import epoch_plan
 from mcn.errors import MCNError
+from mcn.loop import checked_steps
 from mcn.losses import classification_loss, meta_loss, multiview_loss
 from mcn.optim import learning_rate
 from mcn.pretrain import Batch, Pretraining, pretrain
@@ -301,6 +302,9 @@ def test_init_from_starts_at_a_checkpoint(
     with pytest.raises(MCNError, match=r"is another network: size mismatch for .*stem") as refused:
         pretrain(smoke_config("pretrain", out=tmp_path / "other", init_from=trained, width=8))
     assert "\n" not in str(refused.value)
+    with pytest.raises(MCNError, match="no checkpoint at nowhere"):
+        pretrain(smoke_config("pretrain", out=tmp_path / "other", init_from="nowhere"))
+    assert not (tmp_path / "other").exists()  # it is refused before a folder is made
 
 
 def test_learning_rate_schedules() -> None:
@@ -320,7 +324,10 @@ def test_learning_rate_schedules() -> None:
 
 
 def test_a_batch_larger_than_the_data_is_refused(smoke_config: Callable[..., Any], tmp_path: Path) -> None:
-    for order, batch_size in (("exact", 17), ("none", 33)):
-        with pytest.raises(MCNError, match=f"lower --batch_size {batch_size}"):
+    for order, batch_size, fits in (("exact", 17, 16), ("none", 33, 32)):
+        with pytest.raises(MCNError, match=f"lower --batch_size {batch_size} to {fits}$"):
             pretrain(smoke_config("pretrain", out=tmp_path / "run", order=order, batch_size=batch_size))
+        assert checked_steps(32, fits, stages=order == "exact") == 1  # what is named does fit
     assert not (tmp_path / "run").exists()
+    with pytest.raises(MCNError, match=r"1 training videos are fewer than .*: a step takes 2 at least"):
+        checked_steps(1, 4, stages=True)

@@ -9,6 +9,7 @@ import pytest
 
 from mcn.cli import main
 from mcn.config import AttendConfig, build
+from mcn.data.datasets import load_videos
 from mcn.doctor import Diagnosis, diagnose
 from mcn.errors import MCNError
 from mcn.features import features_of
@@ -90,6 +91,27 @@ def test_prepared_frames_smaller_than_a_clip_are_said(
     ):
         features_of(config, "test")
         assert "--size" not in capsys.readouterr().out
+
+
+def test_what_is_known_already_is_not_called_a_first_look(
+    own_data: Path, smoke_config: Callable[..., Any], tmp_path: Path
+) -> None:
+    config = smoke_config("pretrain", data=own_data, workers=0)
+    videos = load_videos(own_data)
+    assert diagnose(config, seconds=0.01).lines()[0].startswith("  first look at a video (once) ")
+    for index in range(32):
+        with videos.open(index):
+            pass
+    found = diagnose(config, seconds=0.01)
+    assert found.lines()[0].startswith("  open a video, looked at before ")
+    videos.path(0).touch()  # a file that has changed since is new
+    assert [videos.known(index) for index in (0, 1)] == [False, True]
+    assert diagnose(config, seconds=0.01).new
+    videos.path(1).unlink()
+    assert not videos.known(1)
+    prepare(own_data, tmp_path / "small", PrepareConfig(workers=1), progress=False)
+    found = diagnose(smoke_config("pretrain", data=tmp_path / "small", workers=0), seconds=0.01)
+    assert found.lines()[0].startswith("  open a video, prepared ")
 
 
 def test_videos_that_cannot_be_read_are_said(

@@ -25,7 +25,7 @@ from mcn.data.readers import open_video
 from mcn.data.sampling import uniform_clips
 from mcn.errors import MCNError
 from mcn.feature_cache import FeatureCache, weights_hash
-from mcn.features import Features, cache_folder, extract_features, features_of, unit
+from mcn.features import Features, cache_folder, extract_features, features_of, features_of_lists, unit
 from mcn.loading import single_views
 from mcn.network import MetaContrastiveNetwork
 from mcn.probe import linear_probe
@@ -419,6 +419,22 @@ def test_evaluations_share_features(
     assert len(read) == 8 + 32  # of 8 + 40
     names = list(everything.videos.names)
     assert torch.equal(everything.x[[names.index(name) for name in one.videos.names]], one.x)
+
+
+def test_a_network_that_serves_both_lists_is_prepared_once(
+    smoke_config: Callable[..., Any], trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **_: compiled.append(self))
+    settings = {"checkpoint": trained, "cache": "none", "compile": True, "channels_last": True}
+    train, test = features_of_lists(smoke_config("probe", **settings))
+    assert (len(train.x), len(test.x)) == (32, 8)
+    assert len(compiled) == len(set(compiled)) > 0
+    assert all(
+        weight.is_contiguous(memory_format=torch.channels_last_3d)
+        for weight in compiled[0].parameters()
+        if weight.dim() == 5
+    )
 
 
 def test_the_hash_of_weights_sees_names_values_and_buffers() -> None:

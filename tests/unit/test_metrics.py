@@ -122,7 +122,8 @@ def test_what_is_saved_and_said(tmp_path: Path) -> None:
     assert matrix[6] == ["run", "0", "0", "0", "0", "1", "0", "2"]
     said = found.lines(clips=1)
     assert "top-1 66.7 %" in said[0]
-    assert "(12 videos, 1 clips each)" in said[0]
+    assert "(12 videos, 1 clips each; chance: top-1 14.3 %, top-5 71.4 %)" in said[0]
+    assert tally_of([0, 1], [[[0.6, 0.4]], None], ["a", "b"]).chance == {1: 50.0, 5: 100.0}
     assert said[1] == "classes:      bow 100 %, hop 100 %, nod 100 %, wave 100 %, dig 50 %, run 0 %"
     more = tally_of([*labels, 2], [[one_hot[a]] for a in [*answers, 2]], NAMES).lines(clips=1)
     assert more[1] == "best classes: bow 100 %, fly 100 %, hop 100 %"

@@ -26,6 +26,13 @@ def failing(number: int) -> int:
     return number
 
 
+def test_nothing_to_do_shows_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(parallel_map(double, [], desc="table 5")) == []
+    assert capsys.readouterr().err == ""
+    assert list(parallel_map(double, [1], desc="table 5")) == [(0, 2)]
+    assert "table 5" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("workers", [1, 3, None])
 def test_every_item_once_with_its_index(workers: int | None) -> None:
     assert sorted(parallel_map(double, range(50), workers=workers)) == [(i, 2 * i) for i in range(50)]

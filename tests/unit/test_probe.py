@@ -177,7 +177,7 @@ def test_the_headline_probe_moves_its_head_alone(probed: tuple[Path, Any], train
 
 
 def test_the_headline_probe_predicts(probed: tuple[Path, Any], action_data: Path) -> None:
-    found = predict(next(action_data.rglob("*.mp4")), probed[0], "cpu")
+    found, _ = predict(next(action_data.rglob("*.mp4")), probed[0], "cpu")
     assert sum(p for _, p in found) == pytest.approx(1)
     assert len(found) == 4
 
@@ -305,10 +305,12 @@ def test_what_a_headline_probe_has_not(smoke_config: Callable[..., Any], tmp_pat
     for changes, said in (
         ({"feature": "conv5"}, "--feature conv5.*pooled"),
         ({"view": "rgb+residual"}, "--view rgb.residual"),
-        ({"batch_size": 1}, "BatchNorm takes at least 2"),
+        ({"batch_size": 1}, "--batch_size 1: BatchNorm compares videos, so a batch needs at least 2"),
         ({"checkpoint": "nowhere", "sweep": (0.1,)}, "no checkpoint at nowhere"),
         ({"checkpoint": "nowhere"}, "no checkpoint at nowhere"),
         ({"batch_size": 33}, "lower --batch_size 33"),
+        ({"batch_size": 32, "sweep": (0.1,)}, "lower --batch_size 32 to 2[0-9]$"),  # a sweep trains on less
+        ({"sweep": (0.1,), "compile": True, "precision": "fp16"}, "--precision fp16 on a CPU"),
     ):
         with pytest.raises(MCNError, match=said):
             headline_probe(smoke_config("probe", recipe="headline", out=tmp_path / "run", **changes))

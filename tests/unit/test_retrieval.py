@@ -2,8 +2,10 @@
 
 import dataclasses
 import os
+import shutil
 import tracemalloc
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from mcn.features import Features
 from mcn.lookup import Neighbour, find, load_index, open_index, query_feature
 from mcn.nearest import cosines, nearest
 from mcn.plots import RIGHT, WRONG
-from mcn.retrieval import Retrieval, protocol, retrieve, run_retrieval
+from mcn.retrieval import Retrieval, protocol, random_picks, retrieve, run_retrieval
 from mcn.retrieval_plots import contact_sheet, neighbour_sheet, retrieval_sheet, save_sheet, spread_queries
 
 
@@ -88,6 +90,24 @@ def test_a_class_that_is_missing_from_the_gallery() -> None:
     found = retrieve(asked, gallery, top=(1, 2, 9))
     # Labels 0, 1, 2 ask labels 0, 1: class b is nowhere, and c is c though its number differs.
     assert found.accuracy == {k: pytest.approx(200 / 3) for k in (1, 2, 9)}
+
+
+def test_chance_is_what_random_picks_find() -> None:
+    """Exact against every way to pick: classes of 3, 1 and 2 in a gallery of 6, one of them unreadable."""
+    x = np.eye(7)
+    x[6] = float("nan")
+    gallery = features(x, "aaabcca")
+    asked = features(np.eye(7)[:4], "abcc", classes="abcd")
+    found = retrieve(asked, gallery, top=(1, 2, 4, 50))
+    labels = "aaabcc"
+    for k in (1, 2, 4):
+        picked = [[labels[i] for i in rows] for rows in combinations(range(6), k)]
+        each = [np.mean([label in some for some in picked]) for label in "abcc"]
+        assert found.chance[k] == pytest.approx(100 * np.mean(each), rel=1e-12)
+    assert (found.chance[50], found.gallery) == (100.0, 6)
+    assert retrieve(features(np.eye(7)[:1], "d", classes="abcd"), gallery, top=(5,)).chance == {5: 0.0}
+    i = np.arange(50)  # HMDB51's size, and the book's formula
+    assert random_picks(50, 3570, 70) == pytest.approx(100 * (1 - np.prod((3500 - i) / (3570 - i))))
 
 
 # Against others.
@@ -240,11 +260,20 @@ def test_the_command_answers_with_neighbours_and_a_sheet(
     flags += ["--query", str(query), "--top", "3", "--index", str(tmp_path / "x.npz"), "--threads", "1"]
     assert main([*flags, "--data", str(own_data), "--sheet", str(tmp_path / "sheet.png")]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in said[-4:]] == ["1", "2", "3", "sheet:"]
-    assert all(query.name not in line for line in said[-4:])
+    assert [line.split()[0] for line in said[-6:]] == ["1", "2", "3", "left", "protocol:", "sheet:"]
+    assert all(query.name not in line for line in said[-6:-3])
+    assert said[-3] == f"left out: {query.parent.name}/{query.name}, which is {query} itself"
+    made_of = "pooled features, mean of 2 clips of 4 frames, stride 2, 24 pixels, centre crop, rgb"
+    assert said[-2] == f"protocol: {made_of}, cosine"
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
     assert main(flags) == 0  # from the index alone
-    assert capsys.readouterr().out.splitlines() == said[-4:-1]
+    assert capsys.readouterr().out.splitlines() == said[-6:-1]
+    other = Path(shutil.copy(query, tmp_path / "other.mp4"))  # which is not among them
+    flags[flags.index("--query") + 1] = str(other)
+    at = flags.index("--top")
+    assert main(flags[:at] + flags[at + 2 :]) == 0
+    places = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert places == [*map(str, range(1, 11)), "protocol:"]  # ten, unless more are asked for
 
 
 # Results as a whole.

@@ -164,6 +164,10 @@ def test_rows_in_words(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_only_what_can_be_compared_is() -> None:
+    with pytest.raises(MCNError, match=r"no record of mnc, cl \(rows that it has: contrast, mcn\)"):
+        comparison(RECORDS, 5, ["contrast", "mnc", "mcn", "cl"])
+    with pytest.raises(MCNError, match=r"table 4 has no record of .* \(rows that it has: none\)"):
+        comparison(RECORDS, 4, ["contrast", "mcn"])
     held = [record(row, 0, 9, data=DataUsed("drawn", 1, 80, 40, HELD_OUT)) for row in ("contrast", "mcn")]
     with pytest.raises(MCNError, match=r"no records of table 5 .* \(rows that do: none\)"):
         comparison(held, 5, ["contrast", "mcn"])

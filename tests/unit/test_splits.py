@@ -202,8 +202,17 @@ def test_a_malformed_line_is_named(case: str, tmp_path: Path) -> None:
 
 
 def test_lists_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(MCNError, match=r"no such list: .*testlist02\.txt"):
+    with pytest.raises(MCNError, match=r"no such list: .*testlist02\.txt, .* of split 2 \(there: none\)"):
         read_ucf101(tmp_path, "test", 2)
+    (tmp_path / "trainlist01.txt").write_text("Run/a.avi\n")
+    with pytest.raises(
+        MCNError, match=r"testlist01\.txt, the test list of split 1 \(there: trainlist01"
+    ) as none:
+        read_ucf101(tmp_path, "test", 1)
+    assert "write it, a line a video such as Class/name.avi" in str(none.value)
+    assert "or --validation to test on a part of the training list" in str(none.value)
+    with pytest.raises(MCNError, match=r"trainlist02\.txt, the train list of split 2 .* another --split$"):
+        read_ucf101(tmp_path, "train", 2)
     (tmp_path / "val.csv.gz").write_bytes(gzip.compress(HEADER.encode())[:-9])
     with pytest.raises(MCNError, match=r"val\.csv\.gz: not readable"):
         read_kinetics(tmp_path / "val.csv.gz")
