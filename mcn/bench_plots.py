@@ -8,13 +8,20 @@ from matplotlib.figure import Figure
 from mcn.errors import MCNError
 from mcn.plots import COLOURS, Picture
 
-_MARKS = {"plain": "s", "first": "^", "textbook": "X", "fast": "o", "balanced": "D", "lean": "v"}
+#: Colour and mark of each way, the same in every panel. Other libraries' ways are hollow.
+_LOOKS = {
+    "plain": ("#000000", "s"), "first": (COLOURS[4], "^"), "textbook": ("#777777", "X"),
+    "fast": (COLOURS[0], "o"), "balanced": (COLOURS[3], "D"), "lean": (COLOURS[1], "v"),
+    "learn2learn": (COLOURS[2], "<"), "higher": (COLOURS[2], ">"), "torchopt": (COLOURS[2], "p"),
+}  # fmt: skip
+_OF_OTHERS = ("learn2learn", "higher", "torchopt")
 
 
 def trade_off(records: Sequence[dict[str, Any]]) -> Figure:
-    """Time of a step against memory of a clip, both as shares of the textbook's, a panel a record.
+    """Time of a step against memory per clip, both as shares of the textbook's, one panel per record.
 
-    ``records`` are those of :func:`mcn.bench_records.load_steps`. Ways that were not measured are left out.
+    ``records`` are those of :func:`mcn.bench_records.load_steps`. A way looks the same in every panel;
+    those that a record did not measure are left out of its panel. Marks of other libraries are hollow.
     Raises :class:`~mcn.errors.MCNError` where there is nothing to draw.
     """
     if not records:
@@ -23,14 +30,13 @@ def trade_off(records: Sequence[dict[str, Any]]) -> Figure:
     panels = figure.subplots(1, len(records), squeeze=False, sharex=True, sharey=True)[0]
     for axis, made in zip(panels, records, strict=True):
         setting = made["setting"]
-        others = [way for way in made["ways"] if way not in _MARKS]
-        for number, (way, row) in enumerate(made["ways"].items()):
+        for way, row in made["ways"].items():
             if row.get("time_to_textbook") is None or row.get("memory_to_textbook") is None:
                 continue
-            mark = _MARKS.get(way) or "<>*"[others.index(way) % 3]
+            colour, mark = _LOOKS[way]
             axis.plot(
-                row["time_to_textbook"], row["memory_to_textbook"], mark,
-                color=COLOURS[number % len(COLOURS)], markersize=8, label=way,
+                row["time_to_textbook"], row["memory_to_textbook"], mark, label=way, markersize=8,
+                color=colour, markerfacecolor="none" if way in _OF_OTHERS else colour,
             )  # fmt: skip
         axis.axhline(1, color="0.8", zorder=0)
         axis.axvline(1, color="0.8", zorder=0)
@@ -42,5 +48,5 @@ def trade_off(records: Sequence[dict[str, Any]]) -> Figure:
         axis.set_xlim(left=0)
         axis.set_ylim(bottom=0)
         axis.legend(fontsize=7, loc="best")
-    panels[0].set_ylabel("memory of a clip / textbook")
+    panels[0].set_ylabel("memory per clip / textbook")
     return figure

@@ -106,6 +106,49 @@ def render(number: int, format: str = "text", records: Sequence[Record] | None =
     return FORMATS[format](_document(table, shown))
 
 
+def against_untrained(metrics: Sequence[str], records: Sequence[Record] | None = None) -> list[str]:
+    """What was measured of some ``metrics``, in lines: means over seeds, and their distance to no training.
+
+    One row of a table takes a line with its means and one with what it was measured on; E is the epochs of
+    pre-training that its table's rows had. Where the same table, data, protocol, profile, device and epochs
+    have one row ``untrained``, a third line gives the means minus that row's, in points. ``records`` are by
+    default those of ``book/results``; those about held-out training videos, and those that lack one of the
+    metrics, are left out.
+
+    >>> against_untrained(["motion_auc"], records=[])
+    []
+    """
+    records = own_records() if records is None else records
+    shown = [r for r in records if r.data.subset == TEST and set(metrics) <= set(r.metrics)]
+    groups = by_group(shown)
+    untrained = [group for group in groups if group[0].row == "untrained"]
+    lines = []
+    for group in groups:
+        first, means = group[0], [summary(group, metric).mean for metric in metrics]
+        seeds = f"{len(group)} seed" + "s" * (len(group) > 1)
+        lines.append(f"  {first.row:28}" + "".join(f"{mean:7.1f}" for mean in means))
+        epochs = f"E = {_epochs(first)}, {seeds}"
+        where = f"{first.data.name}; {epochs}; {first.profile}, {first.device}; {first.commit[:7]}"
+        lines.append(f"      {where}")
+        bases = [group for group in untrained if _stage(group[0]) == _stage(first)]
+        if len(bases) == 1 and first.row != "untrained":
+            gaps = [
+                mean - summary(bases[0], metric).mean for mean, metric in zip(means, metrics, strict=True)
+            ]
+            lines.append(f"      {'minus untrained':24}" + "".join(f"{gap:+7.1f}" for gap in gaps))
+    return lines
+
+
+def _epochs(record: Record) -> Any:
+    return record.setting.get("pretrain", {}).get("epochs", "?")
+
+
+def _stage(record: Record) -> tuple[Any, ...]:
+    """What a row has in common with the untrained network that it is set against."""
+    shared = (record.table, record.data, record.protocol, record.profile, record.paper, record.device)
+    return (*shared, _epochs(record))
+
+
 def _document(table: PaperTable, records: Sequence[Record]) -> Document:
     parts = [
         Part("The paper's numbers (Lin et al., ICCV 2021)", grids=(_paper_grid(table),)),

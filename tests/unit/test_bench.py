@@ -153,6 +153,14 @@ def test_records_are_read_back_and_named_by_what_they_are_of(tmp_path: Path, rec
     figure = trade_off([found])
     drawn = {line.get_label() for line in figure.axes[0].lines if not line.get_label().startswith("_")}
     assert drawn == {way for way in found["ways"] if not missing(way)}
+    fewer = {**found, "ways": {way: row for way, row in found["ways"].items() if way != "plain"}}
+    panels = trade_off([found, fewer]).axes
+    looks = [
+        {line.get_label(): (line.get_color(), line.get_marker()) for line in panel.lines} for panel in panels
+    ]
+    both = [way for way in drawn if way != "plain"]
+    assert all(looks[0][way] == looks[1][way] for way in both)  # one way, one look
+    assert len({looks[0][way] for way in drawn}) == len(drawn)
     for damaged in ("{", "[]", json.dumps({**found, "format": 0})):
         path.write_text(damaged)
         with pytest.raises(MCNError, match=r"step-r3d_small.*measure again"):

@@ -12,7 +12,7 @@ from mcn._table_formats import FORMATS
 from mcn.cli import main
 from mcn.errors import MCNError
 from mcn.results import DataUsed, Record, save_record
-from mcn.tables import NOT_MEASURED, Cell, paper_table, render
+from mcn.tables import NOT_MEASURED, Cell, against_untrained, paper_table, render
 
 ROOT = Path(__file__).resolve().parents[2]
 PAPER = ROOT.parent / "shared" / "paper" / "mcn-iccv2021.md"
@@ -365,3 +365,25 @@ def test_the_command_reads_a_folder_of_records(capsys: pytest.CaptureFixture[str
         assert capsys.readouterr().out == render(5, format, RECORDS)
     assert main(["table", "5"]) == 0
     assert capsys.readouterr().out == render(5)
+
+
+def test_lines_against_the_untrained_network_compare_only_what_belongs_together() -> None:
+    lines = against_untrained(["probe_top1"], RECORDS[:4])
+    assert [line.split() for line in (lines[0], lines[2], lines[4])] == [
+        ["untrained", "21.0"], ["mcn", "52.0"], ["minus", "untrained", "+31.0"],
+    ]  # fmt: skip
+    assert len(lines) == 5
+    assert "E = ?, 3 seeds; laptop, NVIDIA H100 80GB HBM3" in lines[3]
+    elsewhere = [
+        record("mcn", 0, 50.0, device="x86_64"),
+        record("mcn", 0, 50.0, protocol="another"),
+        record("mcn", 0, 50.0, setting={"pretrain": {"epochs": 7}}),
+        record("mcn", 0, 50.0, table="1"),
+    ]
+    for other in elsewhere:
+        assert "minus" not in "".join(against_untrained(["probe_top1"], [RECORDS[0], other]))
+    two = [record("untrained", 0, 1.0, setting={"pretrain": {"lr": 1.0}}), *RECORDS[:2]]
+    assert "minus" not in "".join(against_untrained(["probe_top1"], two))  # which of the two?
+    held_out = record("mcn", 0, 50.0, data=DataUsed("x", 1, 9, 9, "held-out training videos"))
+    lacking = record("mcn", 0, 50.0, metrics={"own_score": 1.0})
+    assert against_untrained(["probe_top1"], [held_out, lacking]) == []
