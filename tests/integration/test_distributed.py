@@ -48,7 +48,6 @@ def distance(one: dict[str, Any], other: dict[str, Any]) -> float:
         (2, 4, 9, ("fast", "lean")),
         pytest.param(3, 3, 7, ALL, marks=pytest.mark.slow),
         pytest.param(2, 4, 8, ALL, marks=pytest.mark.slow),
-        pytest.param(3, 6, 12, ("fast", "balanced", "lean", "first"), marks=pytest.mark.slow),
     ],
 )
 def test_ranks_are_one_process_with_as_many_shares(
