@@ -43,6 +43,11 @@ class VideoResNet(_resnet.VideoResNet):  # type: ignore[name-defined]
 
     light_blocks = 1  #: so many of the first :meth:`blocks` are little work for what they keep
 
+    @property
+    def small_blocks(self) -> int:
+        """So many of the last :meth:`blocks` keep little for their work: all stages but the first."""
+        return len(self.layer2) + len(self.layer3) + len(self.layer4)
+
     def blocks(self) -> list[nn.Module]:
         """The modules that make :meth:`maps`, in order: stem and residual blocks."""
         return [self.stem, *self.layer1, *self.layer2, *self.layer3, *self.layer4]
@@ -62,6 +67,7 @@ class S3D(nn.Module):
 
     out_features = 1024
     light_blocks = 0  #: its stem is as much work as what follows
+    small_blocks = 7  #: after the third pooling; with two more a product takes a sixth more memory
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
 """What a piece of work costs on a device: seconds, bytes, operations.
 
 A busy machine slows one measurement and not the next. So pieces of work that are to be compared take turns,
-and what is compared is the median of their ratios inside one round.
+and what is compared is the median of their ratios inside one round. On a CPU that others use too, the time
+that the process itself was given (CPU time) is steadier than the clock.
 """
 
 import json
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -27,6 +28,13 @@ def finish(device: torch.device) -> None:
     """Wait for what a device has been told to do; a CPU does it at once."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+class Times(NamedTuple):
+    """What a piece of work took, round by round."""
+
+    seconds: list[float]  #: by the clock
+    cpu_seconds: list[float]  #: of this process on all its threads, in which a GPU's work does not count
 
 
 def seconds_of(work: Work, device: torch.device) -> float:
@@ -57,18 +65,20 @@ def fits(work: Work, device: torch.device) -> bool:
 
 def take_turns(
     work: Mapping[str, Work], device: torch.device, rounds: int, until: float = float("inf")
-) -> dict[str, list[float]]:
-    """Seconds of each piece of work in each round; odd rounds go through them backwards.
+) -> dict[str, Times]:
+    """Times of each piece of work in each round; odd rounds go through them backwards.
 
     No round begins after ``until``, a time of ``time.monotonic()``, but the first always runs. What the
     work needs at its first call (plans of convolutions, memory) should be had before: see :func:`fits`.
     """
-    spent: dict[str, list[float]] = {name: [] for name in work}
+    spent = {name: Times([], []) for name in work}
     for number in range(rounds):
         if number and time.monotonic() > until:
             break
         for name in list(work)[:: -1 if number % 2 else 1]:
-            spent[name].append(seconds_of(work[name], device))
+            start = time.process_time()
+            spent[name].seconds.append(seconds_of(work[name], device))
+            spent[name].cpu_seconds.append(time.process_time() - start)
     return spent
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,8 @@ _NOT_SETTINGS = {"out", "device", "threads", "seed"}  # where and how it ran, sa
 METHOD = {
     "time": "median over rounds in which the ways take turns; ratios are medians of those inside a round; "
     "the gradient of a step, without the optimiser's update",
+    "cpu_time": "the same of the CPU time of the process, all threads together, where the device is a CPU: "
+    "on a machine that others use too it is the steadier one",
     "plain": "two plain gradients, of the support clips and of the query clips",
     "textbook": "one graph through the inner update (create_graph=True), differentiated as a whole",
     "clip": "a clip of one video in both its views; a step takes as many for support as for query",
@@ -152,7 +155,11 @@ def table(made: dict[str, Any]) -> list[str]:
         cells = [_cell(row.get(key), show).rjust(size) for _, key, show, size in _COLUMNS]
         known = any(row.get(key) is not None for _, key, _, _ in _COLUMNS)
         lines.append(f"{way:12}{''.join(cells) * known}{'  ' * known}{row['note']}".rstrip())
-    return lines
+    cpu = {
+        way: row["cpu_time_to_textbook"] for way, row in made["ways"].items() if "cpu_time_to_textbook" in row
+    }
+    said = ", ".join(f"{way} {value:.2f}" for way, value in cpu.items())
+    return lines + textwrap.wrap(f"CPU time / textbook: {said}" if said else "", 100)
 
 
 def run(config: BenchConfig) -> None:

@@ -18,6 +18,10 @@ longer be what one process computes share by share (protocol row 37).
 
 With ``--max-restarts`` a run whose rank has died is started again by ``torchrun`` and goes on from its last
 checkpoint; that takes an ``--out``. Gradients travel by NCCL between GPUs, by gloo between CPUs.
+
+Tested: two and three processes on the CPUs of one machine, that talk by gloo over its loopback, with one or
+several shares each. Not tested: several machines over a network (the Slurm lines above were not run), NCCL,
+and ranks on GPUs.
 """
 
 import os

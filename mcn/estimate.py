@@ -126,7 +126,7 @@ def measure(config: EstimateConfig, backbone: str) -> dict[str, Cost]:
     del work
     scale = FRAMES * SIZE**2 / (frames * size**2)
     found = {}
-    for way, seconds in spent.items():
+    for way, (seconds, _) in spent.items():
         clips = videos if way == "finetune" else 2 * videos
         memory = measure_memory(cases[way], way, videos, device)
         if memory is not None:

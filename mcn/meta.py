@@ -121,9 +121,11 @@ def meta_gradient(
         step = reduce(step)
         # \bar\theta = \theta - \alpha_1 g_s(\theta)
         adapted = {name: theta[name].detach() - inner_lr * step[name] for name in theta}
+        del step, product
 
     # The query's gradient is not differentiated again, so that "fast" keeps nothing of it.
-    v, query_value, _ = _sum_of_shares(query, _leaves(adapted), "first" if way == "fast" else way)
+    v, query_value = _sum_of_shares(query, _leaves(adapted), "first" if way == "fast" else way)[:2]
+    del adapted  # two copies of the parameters less while a product is made
     v = reduce(v)
     for product in reversed(products):  # v <- (I - \alpha_1 H_s) v, the last inner step first
         h = reduce(product(v))

@@ -222,11 +222,13 @@ def _backbone_blocks(
 ) -> list[Block]:
     """A backbone of the network as blocks, by the network's names, numbered from ``first``."""
     blocks = []
-    for number, module in enumerate(backbone.blocks()):  # type: ignore[operator]
+    modules = backbone.blocks()  # type: ignore[operator]
+    for number, module in enumerate(modules):
         function, names = _function_of(network, module, buffers)
         light = number < int(backbone.light_blocks)  # type: ignore[arg-type]
+        small = number >= len(modules) - int(backbone.small_blocks)  # type: ignore[arg-type]
         before = {"inputs": (first + number - 1,)} if number else {"constants": (clip,)}
-        blocks.append(Block(function, names, by_duals=True, light=light, **before))
+        blocks.append(Block(function, names, by_duals=True, light=light, small=small, **before))
     return blocks
 
 

@@ -218,7 +218,7 @@ if __name__ == "__main__":
         print(f"  {backbone:12} {'  '.join(f'{x:.4f}' for x in bf16_features(backbone, width))}", flush=True)
     print("gradients in bf16: relative error, cosine")
     for made_smooth in (True, False):
-        for backbone in sizes:
+        for backbone in (*sizes, "r3d_10", "r2plus1d_10"):
             errors = errors_of_bf16(backbone, made_smooth)
             words = (f"{name} {e.relative:.3f} {e.cosine:.3f}" for name, e in errors.items())
             print(f"  {'smooth' if made_smooth else 'ReLU':7}{backbone:12}", "  ".join(words), flush=True)

@@ -94,8 +94,21 @@ def test_rounds_alternate_their_order_and_end_in_time():
     work = {name: lambda name=name: order.append(name) for name in "abc"}
     spent = take_turns(work, CPU, 2)
     assert "".join(order) == "abccba"
-    assert {name: len(each) for name, each in spent.items()} == {"a": 2, "b": 2, "c": 2}
-    assert len(take_turns(work, CPU, 9, until=time.monotonic() - 1)["a"]) == 1
+    assert {name: (len(clock), len(cpu)) for name, (clock, cpu) in spent.items()} == dict.fromkeys(
+        "abc", (2, 2)
+    )
+    assert len(take_turns(work, CPU, 9, until=time.monotonic() - 1)["a"].seconds) == 1
+
+
+def test_cpu_time_is_that_of_work_and_not_of_waiting():
+    def work():
+        start = time.process_time()
+        while time.process_time() - start < 0.05:
+            pass
+
+    spent = take_turns({"wait": lambda: time.sleep(0.2), "work": work}, CPU, 1)
+    assert spent["wait"].seconds[0] >= 0.2
+    assert spent["wait"].cpu_seconds[0] < 0.05 <= spent["work"].cpu_seconds[0]
 
 
 def test_memory_of_a_clip_does_not_depend_on_the_batch_it_was_measured_at():
@@ -132,7 +145,8 @@ def test_the_record_holds_every_number_with_both_units(record):
             assert row == {"note": missing(way)}
             continue
         assert len(row["seconds"]) == record["rounds"] == 2
-        for what in ("time", "operations", "memory"):
+        assert len(row["cpu_seconds"]) == 2
+        for what in ("time", "cpu_time", "operations", "memory"):
             assert row[f"{what}_to_plain"] > 0
             assert row[f"{what}_to_textbook"] > 0
         assert row["share_of_peak"] > 0
@@ -148,7 +162,10 @@ def test_records_are_read_back_and_named_by_what_they_are_of(tmp_path: Path, rec
     assert path.name.startswith("step-r3d_small-width4-4x16-batch2-")
     (found,) = load_steps(tmp_path)
     assert found["ways"].keys() == record["ways"].keys()
-    assert len(table(found)) == 3 + len(record["ways"])
+    assert len(table(found)) == 4 + len(record["ways"])
+    assert table(found)[-1].startswith("CPU time / textbook: plain 0.")
+    older = {way: {k: v for k, v in row.items() if "cpu" not in k} for way, row in found["ways"].items()}
+    assert table({**found, "ways": older}) == table(found)[:-1]  # a record without CPU time
     assert all(len(line) <= 100 for line in table(found))
     figure = trade_off([found])
     drawn = {line.get_label() for line in figure.axes[0].lines if not line.get_label().startswith("_")}

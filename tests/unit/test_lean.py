@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mcn.errors import MCNError
-from mcn.lean import Block, Chain, ChainedLoss, hessian_product, run_lightly
+from mcn.lean import Block, Chain, ChainedLoss, checkpointed, hessian_product, run_lightly
 from mcn.memory import counted
 from mcn.network import MetaContrastiveNetwork, blocks_with, call_with, running_statistics, shared_parameters
 
@@ -291,13 +291,21 @@ def test_keeping_spares_the_second_computation_of_all_but_light_blocks():
 
         return dataclasses.replace(block, function=function)
 
-    for keep, expected in ((True, 1), (False, 2)):
+    for keep, again, large, small in (
+        (True, False, 1, 1),
+        (False, False, 2, 1),
+        (False, True, 2, 2),
+        (True, True, 1, 1),
+    ):
         calls[:] = [0] * 20
         blocks = blocks_with(network, running_statistics(network), *clips, _sum_of_all)
-        hessian_product([counting(i, b) for i, b in enumerate(blocks)], params, params, keep=keep)
-        light = [i for i, block in enumerate(blocks) if block.light]
-        assert all(calls[i] > 1 for i in light)
-        assert calls[light[0] + 1] == expected  # the first residual block of the first view
+        chosen = checkpointed(blocks) if again else blocks
+        hessian_product([counting(i, b) for i, b in enumerate(chosen)], params, params, keep=keep)
+        for number, block in enumerate(blocks[:-1]):
+            # A light one is made for the border, again for the block that takes it, and for its own way back.
+            expected = small if block.small else large
+            assert calls[number] > 1 if block.light else calls[number] == expected, (number, keep, again)
+        assert sum(block.small for block in blocks) == 12  # all stages but the first, of both views
 
 
 def test_nothing_is_left_when_a_product_is_done():
