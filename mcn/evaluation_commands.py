@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from mcn._command import Command, argument, of_folder
 from mcn._cores import is_first
-from mcn.config import AttendConfig, EvalConfig, FinetuneConfig, ProbeConfig, RetrieveConfig
+from mcn.config import AttendConfig, DiagnoseConfig, EvalConfig, FinetuneConfig, ProbeConfig, RetrieveConfig
 from mcn.errors import MCNError
 
 
@@ -151,6 +151,13 @@ def _attend(config: AttendConfig, args: Any) -> None:
     _record(config, "attend", found.numbers(config.seed), protocol(config))
 
 
+def _diagnose(config: DiagnoseConfig, args: Any) -> None:
+    from mcn.diagnose import diagnose, lines
+
+    path, found = diagnose(config, args.run)
+    print("\n".join([*lines(found), "", f"{path}: all of it"]))
+
+
 def _predict(_: Any, args: Any) -> None:
     from mcn.finetune import predict
 
@@ -232,6 +239,17 @@ EVALUATIONS = {
             ),
             argument("--subset", type=Literal["all", "train", "test"], default="test", help="which list"),
         ),
+    ),
+    "diagnose": Command(
+        _diagnose,
+        "what a meta step does to a run's networks: step against curvature, head, bank",
+        DiagnoseConfig,
+        arguments=(
+            argument(
+                "run", type=str, nargs="+", help="run folders (every checkpoint that is kept) or .pt files"
+            ),
+        ),
+        presets=False,
     ),
     "predict": Command(
         _predict,

@@ -15,7 +15,7 @@ from mcn.errors import MCNError
 _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("frames stride size clips eval_clips dim batch_size epochs checkpoint_every keep seeds jobs",
      lambda v: v >= 1, "at least 1"),
-    ("rounds devices", lambda v: v >= 1, "at least 1"),
+    ("rounds devices batches", lambda v: v >= 1, "at least 1"),
     ("threads workers shares negatives eval_every inner_steps inner_lr outer_support_weight",
      lambda v: v >= 0, "at least 0"),
     ("lr momentum weight_decay", lambda v: v >= 0, "at least 0"),

@@ -36,6 +36,7 @@ COMMANDS = (
     "retrieve",
     "features",
     "attend",
+    "diagnose",
     "predict",
     "ablate",
     "doctor",
