@@ -35,10 +35,12 @@ def _finetune(config: FinetuneConfig, _: Any) -> None:
     print(f"next:       mcn predict VIDEO --checkpoint {path}")
 
 
-def _probe(config: ProbeConfig, _: Any) -> None:
+def _probe(config: ProbeConfig, args: Any) -> None:
     from mcn.probe import headline_probe, protocol, run_probe
 
     if config.recipe == "headline":
+        if args.target != "class":
+            raise MCNError(f"--target {args.target}: it is for --recipe quick; headline probes classes")
         path, found = headline_probe(config)
         first, *others = found.lines(config.clips)
         print("\n".join([f"linear probe: {first}", *others]))
@@ -46,9 +48,10 @@ def _probe(config: ProbeConfig, _: Any) -> None:
         print(f"run folder: {path}   (test.json, classes.csv, confusion.csv)")
         return
     _say_if_untrained(config)
-    result = run_probe(config)
-    print(f"linear probe: top-1 {result.top1:.1f} % of {result.videos} videos (chance {result.chance:.1f} %)")
-    said = f"{protocol(config, result.c)}; {_clips(config)}"
+    result = run_probe(config, args.target)
+    what = "linear probe" if args.target == "class" else f"linear probe of {args.target}"
+    print(f"{what}: top-1 {result.top1:.1f} % of {result.videos} videos (chance {result.chance:.1f} %)")
+    said = f"{protocol(config, result.c, args.target)}; {_clips(config)}"
     print(f"protocol:     {said}")
     _record(config, "probe", result.summary(), said)
 
@@ -184,7 +187,17 @@ def _record(
 #: What :data:`mcn.commands.COMMANDS` has of them, by name.
 EVALUATIONS = {
     "probe": Command(
-        _probe, "linear probe of frozen features: quick (cached) or headline (to compare)", ProbeConfig
+        _probe,
+        "linear probe of frozen features: quick (cached) or headline (to compare)",
+        ProbeConfig,
+        arguments=(
+            argument(
+                "--target",
+                type=Literal["class", "group", "direction"],
+                default="class",
+                help="quick: class, source video (scene), or the direction that a synthetic object turns in",
+            ),
+        ),
     ),
     "finetune": Command(
         _finetune, "supervised fine-tuning, of a checkpoint or --from_scratch", FinetuneConfig
