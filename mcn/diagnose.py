@@ -97,27 +97,31 @@ def diagnose(config: DiagnoseConfig, runs: Sequence[str]) -> tuple[Path, list[di
 def lines(found: Sequence[dict[str, Any]]) -> list[str]:
     """What was measured as tables, a line a checkpoint: means and their standard errors."""
     said = [f"{name}: {meaning}" for name, meaning in MEANING.items()]
+    runs = dict.fromkeys(each["run"] for each in found)
+    name_of = {run: f"{_name(Path(run))}, " if len(runs) > 1 else "" for run in runs}
+    labels = [f"{name_of[each['run']]}step {each['step']}" for each in found]
+    width = max(map(len, labels))
     for title, names in _TABLES:
-        known = [each for each in found if title in each]
-        if not known:
+        if not any(title in each for each in found):
             said += ["", f"{title}: not trained (--cls_weight 0)"]
             continue
-        said += ["", f"{title:>12} {'order':>6} {'alpha_1':>8} " + " ".join(f"{name:>15}" for name in names)]
-        for each in known:
-            start = f"step {each['step']:>7} {each['order']:>6} {each['inner_lr']:>8.2g} "
-            said.append(start + " ".join(f"{_shown(each[title][name]):>15}" for name in names))
+        said += ["", f"{title:<{width}} {'order':>5} {'alpha_1':>7} " + " ".join(f"{n:>15}" for n in names)]
+        for label, each in zip(labels, found, strict=True):
+            if title in each:
+                numbers = " ".join(f"{_shown(each[title][name]):>15}" for name in names)
+                said.append(f"{label:<{width}} {each['order']:>5} {each['inner_lr']:>7.2g} {numbers}")
     said += ["", "row by the epochs since it was written:"]
-    for each in found:
+    for label, each in zip(labels, found, strict=True):
         ages = (
             f"{age['from']:g}-{age['to'] or ''}: {age['row']:.3f} ({age['rows']})" for age in each["ages"]
         )
-        said.append(f"step {each['step']:>7} " + ", ".join(ages))
+        said.append(f"{label:<{width}} " + ", ".join(ages))
     return said
 
 
 def _shown(value: dict[str, float | None]) -> str:
     error = "" if value["error"] is None else f" ±{value['error']:.2g}"
-    return f"{value['mean']:.3g}{error}"
+    return f"{value['mean']:.4g}{error}"
 
 
 def _name(run: Path) -> str:

@@ -71,6 +71,8 @@ def test_a_checkpoint_alone_and_again_is_the_same(trained: Path, tmp_path: Path)
     config = DiagnoseConfig(out=str(tmp_path), device="cpu", batches=2, seed=3)
     both = [diagnose(config, [str(where)])[1][-1] for where in (trained, next(trained.glob("checkpoints/*")))]
     assert {**both[0], "run": ""} == {**both[1], "run": ""}
+    said = "\n".join(lines([{**both[0], "run": "runs/a"}, {**both[1], "run": "runs/b"}]))
+    assert said.count("a, step 4") == said.count("b, step 4") == 4  # three tables and the ages
     other = diagnose(DiagnoseConfig(out=str(tmp_path), device="cpu", batches=2, seed=4), [str(trained)])[1][
         -1
     ]
