@@ -27,6 +27,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "two inner steps": {**PLAIN, "inner_steps": 2, "outer_support_weight": 0.3, "norm_update": "query"},
     "first": {**PLAIN, "order": "first", "bank_update": "query"},
     "none": {**PLAIN, "order": "none", "negatives": 0, "shuffle_views": True},
+    "annealed": {**PLAIN, "first_order_until": 0.5},
+    "clipped": {**PLAIN, "inner_clip": 0.5},
     "task a share": {**PLAIN, "task": "share"},
     "task a share, first": {**PLAIN, "task": "share", "order": "first"},
 }
@@ -60,7 +62,8 @@ def test_ranks_are_one_process_with_as_many_shares(
     named = dict(zip(SETTINGS, expected, strict=True))
     assert distance(named["fast"], named["balanced"]) <= 1e-9
     assert distance(named["fast"], named["lean"]) <= 1e-9
-    assert distance(named["fast"], named["task a share"]) > 1e-6  # another algorithm
+    for other in ("task a share", "annealed", "clipped"):  # other algorithms
+        assert distance(named["fast"], named[other]) > 1e-6, other
 
 
 def flags(data: Path, out: Path, *more: str) -> list[str]:
