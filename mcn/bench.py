@@ -1,6 +1,6 @@
 """``mcn bench step``: time and memory of a training step, every way to its gradient beside the others.
 
-The losses are those of pre-training (:class:`mcn.pretrain.StageLoss`), on clips of random numbers. A step
+The losses are those of pre-training (:class:`mcn.stage.StageLoss`), on clips of random numbers. A step
 is the gradient for a support and a query batch; the optimiser's update, the same for all, is left out. The
 unit is the *plain* step: the same clips in two plain gradients. The *textbook* is one graph through the
 inner update.
@@ -28,8 +28,8 @@ from mcn.loading import network_from_config
 from mcn.memory import memory_of
 from mcn.meta import Loss, Params
 from mcn.network import shared_parameters
-from mcn.pretrain import Batch, StageLoss
 from mcn.run import choose_device, generator_for
+from mcn.stage import Batch, StageLoss
 
 ROWS = 9537  # of the bank: UCF101's training videos
 DRAWN = 8  # clips that are drawn; more videos have copies, since what a step costs does not depend on them

@@ -55,6 +55,15 @@ def find_checkpoint(where: str | Path) -> Path:
     return found
 
 
+def all_checkpoints(where: str | Path) -> list[Path]:
+    """Every checkpoint of a run folder by step, or the one file.
+
+    Raises :class:`~mcn.errors.MCNError` where there is none.
+    """
+    newest = find_checkpoint(where)
+    return [newest] if Path(where).is_file() else _checkpoints(newest.parent)
+
+
 def load_checkpoint(where: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     """Load a checkpoint (a file or a run folder's newest) with ``weights_only=True``.
 

@@ -193,6 +193,26 @@ class AblateConfig(RunConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DiagnoseConfig(RunConfig):
+    """What a meta step does to the networks of a pre-training run, on batches of its own settings."""
+
+    out: str = "results/diagnosis"
+    """Folder of the result: one JSON file."""
+    name: str = ""
+    """Name of that file; empty: the run folder's."""
+    data: str = ""
+    """Folder of the run's videos; empty: where they were when it ran."""
+    batches: int = 8
+    """Support and query batches, the same for every checkpoint; means over them have standard errors."""
+    inner_lr: float | None = None
+    """alpha_1; empty: the run's own, or its learning rate at the checkpoint's last step."""
+    reader: Literal["auto", "decord", "pyav"] = "auto"
+    """Video decoder; auto takes decord where its frames are right, else PyAV."""
+    workers: int = 0
+    """Processes that decode videos; 0 decodes in the main process."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class BenchConfig(RunConfig, NetworkConfig):
     """A training step on random clips; a preset gives backbone, clips and batch of its pre-training."""
 

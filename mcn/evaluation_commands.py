@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from mcn._command import Command, argument, of_folder
 from mcn._cores import is_first
-from mcn.config import AttendConfig, EvalConfig, FinetuneConfig, ProbeConfig, RetrieveConfig
+from mcn.config import AttendConfig, DiagnoseConfig, EvalConfig, FinetuneConfig, ProbeConfig, RetrieveConfig
 from mcn.errors import MCNError
 
 
@@ -33,10 +33,12 @@ def _finetune(config: FinetuneConfig, _: Any) -> None:
     print(f"next:       mcn predict VIDEO --checkpoint {path}")
 
 
-def _probe(config: ProbeConfig, _: Any) -> None:
+def _probe(config: ProbeConfig, args: Any) -> None:
     from mcn.probe import headline_probe, protocol, run_probe
 
     if config.recipe == "headline":
+        if args.target != "class":
+            raise MCNError(f"--target {args.target}: it is for --recipe quick; headline probes classes")
         path, found = headline_probe(config)
         first, *others = found.lines(config.clips)
         print("\n".join([f"linear probe: {first}", *others]))
@@ -44,10 +46,12 @@ def _probe(config: ProbeConfig, _: Any) -> None:
         print(f"run folder: {path}   (test.json, classes.csv, confusion.csv)")
         return
     _say_if_untrained(config)
-    result = run_probe(config)
-    print(f"linear probe: top-1 {result.top1:.1f} % of {result.videos} videos (chance {result.chance:.1f} %)")
-    print(f"protocol:     {protocol(config, result.c)}")
-    _record(config, "probe", result.summary(), protocol(config, result.c))
+    result = run_probe(config, args.target)
+    what = "linear probe" if args.target == "class" else f"linear probe of {args.target}"
+    print(f"{what}: top-1 {result.top1:.1f} % of {result.videos} videos (chance {result.chance:.1f} %)")
+    said = protocol(config, result.c, args.target)
+    print(f"protocol:     {said}")
+    _record(config, "probe", result.summary(), said)
 
 
 def _retrieve(config: RetrieveConfig, args: Any) -> None:
@@ -156,6 +160,13 @@ def _attend(config: AttendConfig, args: Any) -> None:
     _record(config, "attend", found.numbers(config.seed), protocol(config))
 
 
+def _diagnose(config: DiagnoseConfig, args: Any) -> None:
+    from mcn.diagnose import diagnose, lines
+
+    path, found = diagnose(config, args.run)
+    print("\n".join([*lines(found), "", f"{path}: all of it"]))
+
+
 def _predict(_: Any, args: Any) -> None:
     from mcn.finetune import predict
 
@@ -184,7 +195,17 @@ def _record(
 #: What :data:`mcn.commands.COMMANDS` has of them, by name.
 EVALUATIONS = {
     "probe": Command(
-        _probe, "linear probe of frozen features: quick (cached) or headline (to compare)", ProbeConfig
+        _probe,
+        "linear probe of frozen features: quick (cached) or headline (to compare)",
+        ProbeConfig,
+        arguments=(
+            argument(
+                "--target",
+                type=Literal["class", "group", "direction"],
+                default="class",
+                help="quick: class, source video (scene), or the direction that a synthetic object turns in",
+            ),
+        ),
     ),
     "finetune": Command(
         _finetune, "supervised fine-tuning, of a checkpoint or --from_scratch", FinetuneConfig
@@ -239,6 +260,17 @@ EVALUATIONS = {
             ),
             argument("--subset", type=Literal["all", "train", "test"], default="test", help="which list"),
         ),
+    ),
+    "diagnose": Command(
+        _diagnose,
+        "what a meta step does to a run's networks: step against curvature, head, bank",
+        DiagnoseConfig,
+        arguments=(
+            argument(
+                "run", type=str, nargs="+", help="run folders (every checkpoint that is kept) or .pt files"
+            ),
+        ),
+        presets=False,
     ),
     "predict": Command(
         _predict,

@@ -58,6 +58,7 @@ def meta_gradient(
     method: str = "auto",
     reduce: Reduce | None = None,
     inner_steps: int = 1,
+    inner_clip: float | None = None,
     task: str = "batch",
 ) -> MetaGradient:
     r"""Gradient of the query loss after ``inner_steps`` gradient steps on the support loss.
@@ -87,6 +88,9 @@ def meta_gradient(
     adapt to each by its own gradient, and the meta-gradients are summed with the query shares' weights.
     That is another algorithm, with another gradient; it needs one graph at a time even where ``"fast"``.
 
+    ``inner_clip`` is the largest norm of an inner step's gradient (:func:`inner_update`); the exact order
+    differentiates through the clip, too (:func:`through_clip`).
+
     ``reduce`` maps a dict of tensors to its sum over processes, among which the weights of all shares add
     up to 1: for the task of a batch it is called with each step's :math:`g_s`, with :math:`g_q` and with
     each Hessian product, for a task a share once, at the end. ``inner_steps=0`` is plain training on the
@@ -108,29 +112,75 @@ def meta_gradient(
         together = support if task == "batch" else support[:1]
         way = choose_method(together, query, params, inner_steps=inner_steps)
     if task == "share" and inner_steps:
-        return _sum_of_tasks(support, query, params, inner_lr, order, way, reduce, inner_steps)
+        return _sum_of_tasks(support, query, params, inner_lr, order, way, reduce, inner_steps, inner_clip)
 
-    products: list[Product] = []  # one for each inner step
+    products: list[tuple[Product, Params]] = []  # one for each inner step, with its gradient
     adapted, first_loss = params, None
     for _ in range(inner_steps):
         theta = _leaves(adapted)
         step, loss, product = _sum_of_shares(support, theta, way)
         first_loss = loss if first_loss is None else first_loss
-        if way != "first":
-            products.append(product)
         step = reduce(step)
-        # \bar\theta = \theta - \alpha_1 g_s(\theta)
-        adapted = {name: theta[name].detach() - inner_lr * step[name] for name in theta}
+        if way != "first":
+            products.append((product, step if inner_clip is not None else {}))
+        adapted = inner_update(theta, step, inner_lr, inner_clip)
         del step, product
 
     # The query's gradient is not differentiated again, so that "fast" keeps nothing of it.
     v, query_value = _sum_of_shares(query, _leaves(adapted), "first" if way == "fast" else way)[:2]
     del adapted  # two copies of the parameters less while a product is made
     v = reduce(v)
-    for product in reversed(products):  # v <- (I - \alpha_1 H_s) v, the last inner step first
-        h = reduce(product(v))
+    for product, step in reversed(products):  # v <- (I - \alpha_1 H_s J) v, the last inner step first
+        h = reduce(product(through_clip(v, step, inner_clip)))  # J is the clip's Jacobian, or I
         v = {name: v[name] - inner_lr * h[name] for name in v}
     return MetaGradient(v, first_loss, query_value)
+
+
+def inner_update(theta: Params, gradient: Params, inner_lr: float, inner_clip: float | None = None) -> Params:
+    r""":math:`\bar\theta = \theta - \alpha_1 g` (:eq:`eq-inner`), by parameter name.
+
+    A gradient that is longer than ``inner_clip`` (norm over all parameters) is shortened to that length.
+
+    >>> inner_update({"w": torch.zeros(2)}, {"w": torch.tensor([3.0, 4.0])}, 0.5, inner_clip=1.0)
+    {'w': tensor([-0.3000, -0.4000])}
+    """
+    if inner_clip is not None and (norm := norm_of(gradient)) > inner_clip:
+        gradient = {name: g * (inner_clip / norm) for name, g in gradient.items()}
+    return {name: theta[name].detach() - inner_lr * gradient[name] for name in theta}
+
+
+def through_clip(v: Params, gradient: Params, inner_clip: float | None) -> Params:
+    r"""The Jacobian of the clip at ``gradient``, which is symmetric, times ``v``; without a clip ``v``.
+
+    Of :math:`g \mapsto m\, g / \|g\|` it is :math:`J = \frac{m}{\|g\|}(I - \hat g \hat g^\top)`: a step of
+    fixed length only turns.
+
+    >>> g = {"w": torch.tensor([3.0, 4.0])}
+    >>> through_clip(g, g, inner_clip=1.0)["w"].abs().max() < 1e-6
+    tensor(True)
+    """
+    if inner_clip is None or (norm := norm_of(gradient)) <= inner_clip:
+        return v
+    along = dot(gradient, v) / norm**2
+    return {name: (inner_clip / norm) * (v[name] - along * gradient[name]) for name in v}
+
+
+def norm_of(tensors: Params) -> float:
+    """The Euclidean norm over all tensors together.
+
+    >>> norm_of({"a": torch.tensor([3.0]), "b": torch.tensor(4.0)})
+    5.0
+    """
+    return torch.nn.utils.get_total_norm(tensors.values()).item()
+
+
+def dot(a: Params, b: Params) -> float:
+    """The inner product over all tensors together, by name.
+
+    >>> dot({"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([3.0, 4.0])})
+    11.0
+    """
+    return sum((a[name] * b[name]).sum().item() for name in a)
 
 
 def choose_method(
@@ -162,14 +212,16 @@ def _sum_of_tasks(
     way: str,
     reduce: Reduce,
     inner_steps: int,
+    inner_clip: float | None,
 ) -> MetaGradient:
     """Each pair of shares a task of its own; their meta-gradients summed, and reduced once."""
     gradients, losses = WeightedSum(), WeightedSum()
     method = "auto" if way == "first" else way
     for own, asked in zip(support, query, strict=True):
         one = meta_gradient(
-            own.loss, asked.loss, params, inner_lr, order=order, method=method, inner_steps=inner_steps
-        )
+            own.loss, asked.loss, params, inner_lr,
+            order=order, method=method, inner_steps=inner_steps, inner_clip=inner_clip,
+        )  # fmt: skip
         gradients.add(one.gradients, asked.weight)
         assert one.support_loss is not None
         losses.add({"support": one.support_loss}, own.weight)

@@ -1,4 +1,4 @@
-"""What the optimiser is told: the rate at each step, and which parameters decay."""
+"""What the optimiser is told: rate and order of the gradient at each step, and which parameters decay."""
 
 import math
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcn.settings import OptimConfig
+from mcn.settings import MetaConfig, OptimConfig
 
 
 def learning_rate(config: OptimConfig, step: int, total: int) -> float:
@@ -25,6 +25,18 @@ def learning_rate(config: OptimConfig, step: int, total: int) -> float:
         progress = (done - config.warmup) / max(1 - config.warmup, 1e-9)
         return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
     return config.lr * 0.1 ** sum(done >= milestone for milestone in config.milestones)
+
+
+def order_at(config: MetaConfig, step: int, total: int) -> str:
+    """The order of the meta-gradient at ``step`` of ``total``: first before exact, where that is asked for.
+
+    MAML++ (Antoniou, Edwards and Storkey, 2019, derivative-order annealing) does so because the exact order
+    is the less stable one far from a good start.
+
+    >>> [order_at(MetaConfig(first_order_until=0.5), step, 4) for step in range(4)]
+    ['first', 'first', 'exact', 'exact']
+    """
+    return "first" if step / max(total, 1) < config.first_order_until else config.order
 
 
 def parameter_groups(module: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:

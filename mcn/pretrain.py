@@ -6,9 +6,8 @@ One path for all rows of the paper's Table 5: the contrastive baseline is ``cls_
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,125 +17,22 @@ from mcn.checkpoint import own_checkpoint
 from mcn.composes import check_together
 from mcn.config import PretrainConfig
 from mcn.data.loader import Clip, clip_views
+from mcn.data.plan import steps_per_epoch
 from mcn.distributed import Ranks, join_ranks
 from mcn.errors import MCNError
 from mcn.holdout import videos_of
-from mcn.lean import Block, checkpointed, run_lightly
 from mcn.loading import network_from_config
 from mcn.loop import checked_steps, shares_for, train
 from mcn.loss_scale import LossScale
-from mcn.losses import classification_loss, meta_loss, multiview_loss
 from mcn.meta import MetaGradient, Params, choose_method, meta_gradient
-from mcn.network import (
-    MetaContrastiveNetwork,
-    Outputs,
-    blocks_with,
-    call_with,
-    running_statistics,
-    shared_parameters,
-)
-from mcn.optim import check_finite, laid_out_as, parameter_groups, sgd
-from mcn.precision import prepare, resolved, widened
+from mcn.network import shared_parameters
+from mcn.optim import check_finite, laid_out_as, order_at, parameter_groups, sgd
+from mcn.precision import prepare, resolved
 from mcn.retrieval import nearest_neighbour_accuracy
 from mcn.run import RunFolder, choose_device, generator_for, seed_for
 from mcn.shares import Share, WeightedSum, in_cut
+from mcn.stage import Batch, StageLoss
 from mcn.starting_points import read_starting_point
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A share of a stage's videos, as a loss sees them: nothing in it changes while it is differentiated."""
-
-    view1: Tensor  #: (B, 3, T, H, W)
-    view2: Tensor
-    index: Tensor  #: (B,) rows in the bank
-    rows: Tensor  #: (2, N, D) the bank's snapshot
-    negatives: Tensor | None  #: (B, k) rows, or None for the whole bank
-    seed: int  #: of dropout, so that a recomputation drops the same units
-    weight: float = 1.0  #: its part of the stage's videos, of all processes
-
-
-class Traces(NamedTuple):
-    """What a stage leaves behind for the loop to commit."""
-
-    z1: Tensor  #: features for the bank
-    z2: Tensor
-    buffers: dict[str, Tensor]  #: BatchNorm's running statistics after this stage
-    contrast: Tensor  #: the two parts of the loss
-    classification: Tensor
-
-
-class StageLoss:
-    """Eq. 5 on one stage's batch as a pure function of the parameters.
-
-    What the stage leaves behind is kept from the *first* evaluation; recomputations, which the
-    Hessian product may need, count for nothing (protocol rows 13 and 36). Running statistics go on
-    from where ``previous``, the stage before, left them. The loss is multiplied by ``scale``.
-    """
-
-    def __init__(
-        self,
-        network: MetaContrastiveNetwork,
-        batch: Batch,
-        config: PretrainConfig,
-        previous: "StageLoss | None" = None,
-        scale: float = 1.0,
-    ) -> None:
-        self.network, self.batch, self.config, self.previous = network, batch, config, previous
-        self.precision, self.scale = resolved(config, batch.view1.device), scale
-        self.traces: Traces | None = None
-
-    def __call__(self, params: Params) -> Tensor:
-        """The meta loss at ``params``, a scalar."""
-        if self.config.checkpointing:
-            return run_lightly(self.blocks(), params)
-        buffers = self._statistics()
-        torch.manual_seed(self.batch.seed)
-        with self.precision.autocast():
-            out = call_with(self.network, params, buffers, self.batch.view1, self.batch.view2)
-            return self._loss(out, buffers)
-
-    def blocks(self) -> list[Block]:
-        """The same as a chain of blocks, evaluated when they are."""
-        batch, buffers = self.batch, self._statistics()
-        first, *rest = blocks_with(
-            self.network, buffers, batch.view1, batch.view2, lambda out: self._loss(out, buffers)
-        )
-
-        def seeded(*args: Any) -> Tensor:
-            torch.manual_seed(batch.seed)
-            return first.function(*args)
-
-        chain = [dataclasses.replace(first, function=seeded), *rest]
-        if self.config.checkpointing:
-            chain = checkpointed(chain)
-        return [dataclasses.replace(each, function=self.precision.around(each.function)) for each in chain]
-
-    def _statistics(self) -> dict[str, Tensor]:
-        """BatchNorm's running statistics before this stage, to be written to."""
-        before = self.previous.traces if self.previous else None
-        if before is None:
-            return running_statistics(self.network)
-        return {name: buffer.clone() for name, buffer in before.buffers.items()}
-
-    def _loss(self, out: Outputs, buffers: dict[str, Tensor]) -> Tensor:
-        """Eq. 5 of the network's outputs; the first time, what they leave behind is kept."""
-        with self.precision.full():
-            return self.scale * self._loss_in_full(Outputs(*map(widened, out)), buffers)
-
-    def _loss_in_full(self, out: Outputs, buffers: dict[str, Tensor]) -> Tensor:
-        config, batch = self.config, self.batch
-        contrast = multiview_loss(
-            out.z1, out.z2, batch.rows, batch.index,
-            negatives=batch.negatives, tau=config.tau, positive=config.positive, directions=config.directions,
-        )  # fmt: skip
-        binary = classification_loss(out.logits, out.labels, out.group, reduction=config.cls_reduction)
-        if self.traces is None:
-            self.traces = Traces(
-                out.z1.detach(), out.z2.detach(), buffers, contrast.detach(), binary.detach()
-            )
-        return meta_loss(binary, contrast, cls_weight=config.cls_weight)
-
 
 _NUMBERS = ("loss", "contrast", "classification", "support_loss")  # what a step logs
 
@@ -161,6 +57,7 @@ class Pretraining:
         self.config, self.device, self.ranks = config, torch.device(device), ranks
         self.shares = config.shares or ranks.size  #: of a batch, over all processes
         self.method: str = config.method  #: auto until the first step has been measured
+        self.total = config.epochs * steps_per_epoch(num_videos, config.batch_size, config.order != "none")
         self.network = network_from_config(config).to(self.device).train()
         prepare(self.network, config, resolved(config, self.device))
         self.bank = FeatureBank(
@@ -200,9 +97,15 @@ class Pretraining:
         return Batch(view1, view2, index, self.bank.snapshot(), negatives, seed)
 
     def update(
-        self, support: Batch | Sequence[Batch] | None, query: Batch | Sequence[Batch], lr: float
+        self,
+        support: Batch | Sequence[Batch] | None,
+        query: Batch | Sequence[Batch],
+        lr: float,
+        order: str = "",
     ) -> dict[str, float]:
         """One outer step: inner update on ``support``, meta update on ``query`` (Sec. 3.5).
+
+        ``order`` is that of the meta-gradient, by default the config's.
 
         Raises ``FloatingPointError`` for a loss or gradient that is not finite; nothing has changed then.
         """
@@ -213,7 +116,7 @@ class Pretraining:
             StageLoss(self.network, batch, self.config, previous, scale)
             for batch, previous in zip(_listed(query), before, strict=True)
         ]
-        meta = self._gradient(first, second, params, lr).divided(scale)
+        meta = self._gradient(first, second, params, lr, order or self.config.order).divided(scale)
         left = self._left_behind(meta, second)
         check_finite(left["loss"], meta.gradients.values())
 
@@ -227,22 +130,23 @@ class Pretraining:
         return {name: left[name].item() for name in _NUMBERS if name in left}
 
     def _gradient(
-        self, support: list[StageLoss], query: list[StageLoss], params: Params, lr: float
+        self, support: list[StageLoss], query: list[StageLoss], params: Params, lr: float, order: str
     ) -> MetaGradient:
         config, reduce = self.config, self.ranks.reduce
         first, second = ([Share(loss, loss.batch.weight) for loss in stage] for stage in (support, query))
         if not first:
             return meta_gradient(None, second, params, 0.0, inner_steps=0, reduce=reduce)
-        if self.method == "auto" and config.order == "exact":
+        if self.method == "auto" and order == "exact":
             together = first if config.task == "batch" else first[:1]
             many = self.ranks.on_machine if self.device.type == "cpu" else 1
             self.method = choose_method(
                 together, second, params, inner_steps=config.inner_steps, processes=many
             )
-        inner_lr = (lr if config.inner_lr is None else config.inner_lr) / self.scale.value
+        scale, clip = self.scale.value, config.inner_clip
         meta = meta_gradient(
-            first, second, params, inner_lr, order=config.order, method=self.method,
-            inner_steps=config.inner_steps, reduce=reduce, task=config.task,
+            first, second, params, (lr if config.inner_lr is None else config.inner_lr) / scale, order=order,
+            method=self.method, reduce=reduce, task=config.task,
+            inner_steps=config.inner_steps, inner_clip=None if clip is None else clip * scale,
         )  # fmt: skip
         if config.outer_support_weight:
             plain = meta_gradient(
@@ -276,7 +180,7 @@ class Pretraining:
         for stage in (support if self.config.bank_update == "both" else [], query):
             traces = [loss.traces for loss in stage if loss.traces is not None]
             if traces:
-                z = torch.cat([torch.cat([each.z1, each.z2], dim=1) for each in traces])
+                z = torch.cat([torch.cat([each.out.z1, each.out.z2], dim=1) for each in traces])
                 index = torch.cat([loss.batch.index for loss in stage])
                 total = self.config.batch_size
                 index, z = self.ranks.gather(index, total), self.ranks.gather(z, total)
@@ -286,7 +190,8 @@ class Pretraining:
         """Step ``number`` on this process's decoded clips; see :meth:`update`."""
         first = self.batches(support, number, "support") if support else None
         second = self.batches(query, number, "query")
-        return self.scale.carried(lambda: self.update(first, second, lr))
+        order = order_at(self.config, number, self.total)
+        return self.scale.carried(lambda: self.update(first, second, lr, order))
 
     def watch(self, epoch: int) -> dict[str, float]:
         """Nearest-neighbour accuracy on the test list, every ``eval_every`` epochs."""
@@ -332,6 +237,8 @@ def pretrain(config: PretrainConfig) -> Path:
     config = shares_for(config, ranks, "FCM compares videos")
     if config.task == "share" and config.order == "none":
         raise MCNError("--task share: with --order none there is no inner update, so there are no tasks")
+    if config.first_order_until and config.order != "exact":
+        raise MCNError(f"--first_order_until is for --order exact, which it begins late, not {config.order}")
     videos = videos_of(config, "train")
     stages = config.order != "none"
     checked_steps(len(videos), config.batch_size, stages)

@@ -37,6 +37,7 @@ from mcn.files import write_text
 from mcn.holdout import hold_out, labelled_lists, part_of
 from mcn.metrics import Evaluation
 from mcn.run import RunFolder, choose_device
+from mcn.targets import MEANING, Question, questions
 
 _HEAD = {"normalise": True}
 
@@ -131,14 +132,37 @@ def choose_c(train: Features, values: Sequence[float], share: float, seed: int =
     return Sweep(tuple(values), top1, len(kept), len(held))
 
 
-def run_probe(config: ProbeConfig) -> Probe:
+def run_probe(config: ProbeConfig, target: str = "class") -> Probe:
     """The quick probe as a config describes it: extract both lists' features, choose ``c``, fit, score.
 
-    Raises :class:`~mcn.errors.MCNError` without a test list or labels, before a feature is computed.
+    ``target`` is what is asked for (:func:`mcn.targets.questions`). Raises :class:`~mcn.errors.MCNError`
+    without a test list or labels, before a feature is computed, and for a target that the data has not.
     """
+    if target != "class" and config.sweep:
+        raise MCNError(f"--sweep chooses by classes, and --target is {target}: give --c instead")
     ranks = join_ranks(config.device)
     train, test = features_of_lists(config, ranks=ranks)
-    return ranks.on_first(lambda: _fitted(config, train, test))
+    if target == "class":
+        return ranks.on_first(lambda: _fitted(config, train, test))
+    return ranks.on_first(lambda: probe_of(questions(target, train, test), config.c))
+
+
+def probe_of(asked: Sequence[Question], c: float = 1.0) -> Probe:
+    """The quick probe of several questions, each with a fit of its own: all answers together.
+
+    ``chance`` is the mean over the videos that are scored.
+    """
+    probes = [linear_probe(*question, c) for question in asked]
+    videos, fitted = [len(each.test.x) for each in asked], [len(each.train.x) for each in asked]
+    right = tuple(hit for probe in probes for hit in probe.right)
+    return Probe(
+        top1=_per_cent(np.array(right)),
+        train_top1=float(np.average([probe.train_top1 for probe in probes], weights=fitted)),
+        videos=len(right),
+        chance=float(np.average([probe.chance for probe in probes], weights=videos)),
+        c=c,
+        right=right,
+    )
 
 
 def _fitted(config: ProbeConfig, train: Features, test: Features) -> Probe:
@@ -217,7 +241,7 @@ def choose_weight_decay(
     return sweep
 
 
-def protocol(config: ProbeConfig, c: float | None = None) -> str:
+def protocol(config: ProbeConfig, c: float | None = None, target: str = "class") -> str:
     """What a number of this config was measured by, shown beside it; ``c`` is what a sweep has chosen.
 
     >>> print(protocol(ProbeConfig()).replace("; ", ";\\n"))
@@ -231,6 +255,7 @@ def protocol(config: ProbeConfig, c: float | None = None) -> str:
         return (
             f"quick probe: logistic regression (C = {chosen:g}{how}) on standardised frozen features; "
             f"{made_of(config)}; split {config.split}"
+            + "".join(f"; {asked}" for asked in [MEANING[target]] if asked)
         )
     return (
         "headline probe: frozen backbone in eval mode, L2, BatchNorm and fc trained on random clips, "

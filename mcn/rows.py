@@ -70,6 +70,7 @@ TABLES: dict[str, tuple[Row, ...]] = {
         Row("mcn-mean-reduction", {**EXACT, "cls_reduction": "mean"}),
         Row("mcn-support-loss", {**EXACT, "outer_support_weight": 1.0}),
         Row("mcn-warm-start", EXACT, after="contrast"),
+        Row("mcn-annealed", {**EXACT, "first_order_until": 0.5}),
     ),
 }
 #: The rows that the others are compared with: of these the step sizes are tuned.

@@ -15,13 +15,13 @@ from mcn.errors import MCNError
 _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("frames stride size clips eval_clips dim batch_size epochs checkpoint_every keep seeds jobs",
      lambda v: v >= 1, "at least 1"),
-    ("rounds devices", lambda v: v >= 1, "at least 1"),
+    ("rounds devices batches", lambda v: v >= 1, "at least 1"),
     ("threads workers shares negatives eval_every inner_steps inner_lr outer_support_weight",
      lambda v: v >= 0, "at least 0"),
     ("lr momentum weight_decay", lambda v: v >= 0, "at least 0"),
-    ("max_bad cls_weight dropout warmup", lambda v: 0 <= v <= 1, "from 0 to 1"),
+    ("max_bad cls_weight dropout warmup first_order_until", lambda v: 0 <= v <= 1, "from 0 to 1"),
     ("bank_momentum", lambda v: 0 <= v < 1, "from 0 to below 1"),
-    ("tau c read_timeout", lambda v: v > 0, "above 0"),
+    ("tau c read_timeout inner_clip", lambda v: v > 0, "above 0"),
     ("fcm_group", lambda v: v >= 2, "at least 2"),
     ("threshold", lambda v: 0 <= v < 1, "from 0 to below 1"),
     ("accuracy", lambda v: all(0 <= x <= 100 for x in v), "per cent, such as [50.5,60.0]"),
@@ -144,6 +144,10 @@ class MetaConfig:
     """Gradient steps on the support batch (row 25)."""
     inner_lr: float | None = None
     """alpha_1; empty follows the learning rate, as the paper does (row 26)."""
+    inner_clip: float | None = None
+    """Largest norm of an inner step's gradient, to which a longer one is shortened; empty: no limit."""
+    first_order_until: float = 0.0
+    """Share of the run that takes the first order before the exact one begins, as MAML++ does."""
     redraw: bool = True
     """Whether support and query halves are drawn anew each epoch, or once for the run (row 20)."""
     norm_update: Literal["both", "query"] = "both"

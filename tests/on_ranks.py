@@ -18,6 +18,7 @@ from mcn.config import PretrainConfig, build, load_preset
 from mcn.data.loader import Clip
 from mcn.data.plan import Request, Step, share_of
 from mcn.errors import MCNError
+from mcn.optim import order_at
 from mcn.pretrain import Pretraining
 
 VIDEOS = 24
@@ -86,7 +87,8 @@ def _trained(changes: dict[str, Any], steps: int) -> dict[str, Any]:
         for stage, name in zip(both, ("support", "query"), strict=True):
             batches = training.batches([stage[position] for position in own], number, name)
             stages.append([_double(batch) for batch in batches])
-        numbers = training.update(stages[0] if config.order != "none" else None, stages[1], lr=0.03)
+        support, order = stages[0] if config.order != "none" else None, order_at(config, number, steps)
+        numbers = training.update(support, stages[1], lr=0.03, order=order)
     state = training.state()
     momenta = {f"momentum {k}": v["momentum_buffer"] for k, v in state["optimizer"]["state"].items()}
     tensors = {**state["network"], **momenta, "bank": training.bank.rows}

@@ -81,3 +81,36 @@ def share_of(step: Step, rank: int, ranks: int) -> Step:
     if any(0 < len(stage) < ranks for stage in step):
         raise MCNError(f"--batch_size {len(step.query)} is less than a video for each of {ranks} processes")
     return Step(*(stage[rank * len(stage) // ranks : (rank + 1) * len(stage) // ranks] for stage in step))
+
+
+def steps_since(
+    num_videos: int,
+    batch_size: int,
+    done: int,
+    seed: int,
+    stages: bool,
+    *,
+    redraw: bool = True,
+    query_only: bool = False,
+) -> list[int | None]:
+    """For each video, the steps since the plan last took it, after ``done`` steps: 0 is the last step.
+
+    That is the age of its row in the bank. ``query_only`` leaves support halves out, which then write no
+    rows; None is a video that was never taken.
+
+    >>> ages = steps_since(4, 2, done=2, seed=0, stages=False)
+    >>> sorted(ages), steps_since(2, 2, done=0, seed=0, stages=False)
+    ([0, 0, 1, 1], [None, None])
+    """
+    per_epoch = steps_per_epoch(num_videos, batch_size, stages)
+    ages: list[int | None] = [None] * num_videos
+    for epoch in reversed(range(-(-done // per_epoch))):
+        steps = epoch_plan(num_videos, batch_size, epoch, seed, stages, redraw)
+        for number in reversed(range(min(per_epoch, done - epoch * per_epoch))):
+            age = done - 1 - (epoch * per_epoch + number)
+            for request in steps[number].query + ([] if query_only else steps[number].support):
+                if ages[request.video] is None:
+                    ages[request.video] = age
+        if None not in ages:
+            break
+    return ages

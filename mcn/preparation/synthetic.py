@@ -13,8 +13,9 @@ frame depends on that frame alone and the compression cannot give the motion awa
 
 import json
 import os
+import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +34,16 @@ from mcn.preparation.parallel import parallel_map
 __all__ = [
     "CLASSES",
     "SyntheticConfig",
+    "read_settings",
     "render_video",
     "scene_of",
+    "turning",
+    "video_key",
     "video_phases",
     "write_synthetic_actions",
 ]
 
+_NARROW = 0.3
 GENERATOR = 1  # raised whenever the same settings would give other videos
 
 CLASSES: tuple[str, ...] = tuple(MOTIONS)
@@ -132,6 +137,59 @@ def video_phases(config: SyntheticConfig, class_index: int, group: int, clip: in
     _between("clip", clip, 1, config.clips_per_group)
     rng = np.random.default_rng([config.seed, 1, class_index, group, clip])
     return draw_phases(rng, MOTIONS[CLASSES[class_index]], config.frames)
+
+
+def turning(config: SyntheticConfig, class_index: int, group: int, clip: int) -> int:
+    """Which way a video's object turns on the screen: 1 clockwise, -1 anticlockwise, 0 neither.
+
+    It spins, or goes round on an ellipse; one of less than .3 of a circle's area is nearly a line and counts
+    as neither. What swings to and fro has no direction: it is the same forwards and backwards.
+
+    >>> [turning(SyntheticConfig(), CLASSES.index("Spin"), group, clip=1) for group in (1, 4)]
+    [-1, 1]
+    """
+    phases, rates = video_phases(config, class_index, group, clip), MOTIONS[CLASSES[class_index]].rates
+    sense = np.sign(phases[-1] - phases[0])
+    if rates[4]:  # y points down, so that a growing angle is clockwise
+        return int(sense[4])
+    if not (rates[0] == rates[1] != 0):
+        return 0
+    # x = sin(a), y = sin(b) with equal speeds: x dy - y dx is constant, this much of its value on a circle.
+    turn = sense[0] * sense[1] * np.sin(sense[0] * phases[0, 0] - sense[1] * phases[0, 1])
+    return int(np.sign(turn)) if abs(turn) >= _NARROW else 0
+
+
+def video_key(name: str) -> tuple[int, int, int]:
+    """Class from 0, group from 1 and clip from 1 of a video by its file's name; raises `MCNError` for others.
+
+    >>> video_key("v_Spin_g03_c02.mp4")
+    (2, 3, 2)
+    """
+    match = re.fullmatch(rf"v_({'|'.join(CLASSES)})_g(\d+)_c(\d+)\.\w+", name)
+    if match is None:
+        raise MCNError(f"{name} is not a name of the synthetic actions, such as v_Spin_g03_c02.mp4")
+    return CLASSES.index(match[1]), int(match[2]), int(match[3])
+
+
+def read_settings(root: str | os.PathLike[str]) -> SyntheticConfig:
+    """The settings that the data set under `root` was made with.
+
+    Raises `MCNError` where there is none, or one of another generator.
+    """
+    path = Path(root) / "synthetic.json"
+    try:
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+    except OSError:
+        raise MCNError(
+            f"{path} is not there: only the built-in synthetic actions, as they were made, tell how their "
+            "objects move"
+        ) from None
+    except (ValueError, TypeError) as error:
+        raise MCNError(f"{path} is damaged ({error}): generate the data set again") from error
+    if found.get("generator") != GENERATOR:
+        raise MCNError(f"{path} is of another generator ({found.get('generator')}, not {GENERATOR})")
+    names = {field.name for field in fields(SyntheticConfig)}
+    return SyntheticConfig(**{name: value for name, value in found.items() if name in names})
 
 
 def render_video(config: SyntheticConfig, class_index: int, group: int, clip: int) -> NDArray[np.uint8]:

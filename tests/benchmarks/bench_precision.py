@@ -28,7 +28,7 @@ from mcn.memory import counted
 from mcn.meta import meta_gradient
 from mcn.network import MetaContrastiveNetwork, shared_parameters
 from mcn.precision import Precision, prepare
-from mcn.pretrain import Batch, StageLoss
+from mcn.stage import Batch, StageLoss
 
 RESNETS = ("r3d_small", "r3d_18", "r2plus1d_18")
 ERROR_BAR, COSINE_BAR = 0.1, 0.99  # of smooth networks in bf16

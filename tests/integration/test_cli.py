@@ -36,6 +36,7 @@ COMMANDS = (
     "retrieve",
     "features",
     "attend",
+    "diagnose",
     "predict",
     "ablate",
     "doctor",
@@ -407,6 +408,18 @@ def test_finetune_from_scratch_is_one_flag(
     assert re.search(r"classes: +\w+ \d+ %, ", said)
     config = next(Path("runs").glob("finetune-*/config.yaml"))
     assert main(["finetune", "--config", str(config), "--out", str(tmp_path / "again")]) == 0
+
+
+def test_probe_of_other_targets(trained: Path, action_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["probe", *where(trained, action_data), "--target", "group"]) == 0
+    said = capsys.readouterr().out
+    # Two test groups in four classes: two clips of each are fitted to, the other two scored, and back.
+    assert re.search(r"linear probe of group: top-1 \d+\.\d % of 8 videos \(chance 50\.0 %\)", said)
+    assert "target: the source video (scene) among those of its class" in said
+    assert main(["probe", *where(trained, action_data), "--target", "direction"]) == 0
+    assert re.search(r"of direction: top-1 \d+\.\d % of 2 videos \(chance 50\.0 %\)", capsys.readouterr().out)
+    assert main(["probe", *where(trained, action_data), "--target", "group", "--recipe", "headline"]) == 1
+    assert "--target group: it is for --recipe quick" in capsys.readouterr().err
 
 
 def test_probe_headline_says_that_it_is(

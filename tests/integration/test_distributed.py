@@ -27,6 +27,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "two inner steps": {**PLAIN, "inner_steps": 2, "outer_support_weight": 0.3, "norm_update": "query"},
     "first": {**PLAIN, "order": "first", "bank_update": "query"},
     "none": {**PLAIN, "order": "none", "negatives": 0, "shuffle_views": True},
+    "annealed": {**PLAIN, "first_order_until": 0.5},
+    "clipped": {**PLAIN, "inner_clip": 0.5},
     "task a share": {**PLAIN, "task": "share"},
     "task a share, first": {**PLAIN, "task": "share", "order": "first"},
 }
@@ -70,7 +72,7 @@ def test_ranks_are_one_process_with_as_many_shares(
     named = dict(zip(names, expected, strict=True))
     for name in {"balanced", "lean"} & named.keys():
         assert distance(named["fast"], named[name]) <= 1e-9, name
-    for name in {"first", "task a share"} & named.keys():  # other algorithms
+    for name in {"first", "task a share", "annealed", "clipped"} & named.keys():  # other algorithms
         assert distance(named["fast"], named[name]) > 1e-6, name
 
 

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -305,6 +306,50 @@ def test_init_from_starts_at_a_checkpoint(
     with pytest.raises(MCNError, match="no checkpoint at nowhere"):
         pretrain(smoke_config("pretrain", out=tmp_path / "other", init_from="nowhere"))
     assert not (tmp_path / "other").exists()  # it is refused before a folder is made
+
+
+def test_annealing_is_first_order_then_exact(smoke_config: Callable[..., Any], tmp_path: Path) -> None:
+    """Four of eight steps: as a run of the first order; then as one of the exact order from there."""
+
+    def network_at(step: int, **settings: Any) -> dict[str, Tensor]:
+        name = "-".join(f"{value}" for value in settings.values())
+        known = {"out": tmp_path / name, "epochs": 2, "checkpoint_every": 4, "keep": 9, "inner_clip": 2.0}
+        run = pretrain(smoke_config("pretrain", **known, **settings))
+        return load_checkpoint(run / f"checkpoints/step_{step:08d}.pt")["network"]
+
+    def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+        return all(torch.equal(a[name], b[name]) for name in a)
+
+    annealed = {"order": "exact", "first_order_until": 0.5}
+    assert same(network_at(4, **annealed), network_at(4, order="first"))
+    assert not same(network_at(8, **annealed), network_at(8, order="first"))
+    assert not same(network_at(4, **annealed), network_at(4, order="exact"))
+    # Its first half resumed by the exact order alone is its second half.
+    run, exact = tmp_path / "exact-0.5", tmp_path / "resumed"
+    shutil.copytree(run, exact)
+    for name in ("checkpoints/step_00000008.pt", "config.yaml"):
+        (exact / name).unlink()
+    pretrain(smoke_config("pretrain", out=exact, epochs=2, order="exact", inner_clip=2.0))
+    assert same(load_checkpoint(exact)["network"], network_at(8, **annealed))
+
+
+@pytest.mark.parametrize("order", ["first", "none"])
+def test_annealing_to_an_order_that_never_comes_is_refused(order: str) -> None:
+    with pytest.raises(MCNError, match=f"first_order_until is for --order exact.*not {order}"):
+        pretrain(config(order=order, first_order_until=0.5))
+
+
+def test_a_clipped_inner_step_has_that_length() -> None:
+    """The adapted parameters that the query loss sees are ``inner_lr * inner_clip`` away."""
+    training, support, query = prepared(inner_lr=0.5, inner_clip=0.01, **PLAIN)
+    theta, params = weights(training), dict(training.network.named_parameters())
+    gradient = torch.autograd.grad(
+        plain_loss(training.network, support, training.config), tuple(params.values())
+    )
+    norm = torch.cat([g.flatten() for g in gradient]).norm()
+    adapted = {name: theta[name] - 0.5 * 0.01 * g / norm for name, g in zip(params, gradient, strict=True)}
+    expected = plain_loss(copy.deepcopy(training.network), query, training.config, adapted).item()
+    assert training.update(support, query, lr=0.1)["loss"] == pytest.approx(expected, abs=1e-9)
 
 
 def test_learning_rate_schedules() -> None:

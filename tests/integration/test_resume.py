@@ -25,6 +25,7 @@ STEPS = 8
 SETTINGS: dict[str, dict[str, Any]] = {
     "exact": {"order": "exact", "epochs": 2},
     "none": {"order": "none", "epochs": 1},
+    "annealed": {"order": "exact", "epochs": 2, "first_order_until": 0.5},
 }
 CLASSIFIERS: dict[str, dict[str, Any]] = {
     "finetune": {"from_scratch": True},
@@ -132,7 +133,7 @@ def function_of(kind: str) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("kind", ["exact", "none"])
+@pytest.mark.parametrize("kind", ["exact", "none", "annealed"])
 def test_killed_at_random_moments(
     kind: str, workers: int, config_of: Any, reference: Any, processes: Any, tmp_path: Path
 ) -> None:

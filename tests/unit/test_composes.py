@@ -24,7 +24,8 @@ from mcn.lean import run_lightly
 from mcn.memory import counted
 from mcn.network import MetaContrastiveNetwork, blocks_with, running_statistics, shared_parameters
 from mcn.precision import Precision, prepare
-from mcn.pretrain import Batch, Pretraining, StageLoss
+from mcn.pretrain import Pretraining
+from mcn.stage import Batch, StageLoss
 
 ORDERS = [("none", "auto"), ("first", "auto"), *(("exact", m) for m in ("auto", "fast", "balanced", "lean"))]
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")

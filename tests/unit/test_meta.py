@@ -5,6 +5,7 @@ networks can only be compared in float64.
 """
 
 import copy
+import math
 import weakref
 
 import pytest
@@ -49,7 +50,7 @@ def _leaves(params):
     return {name: p.detach().clone().requires_grad_() for name, p in params.items()}
 
 
-def _textbook(support, query, params, inner_lr, inner_steps=1):
+def _textbook(support, query, params, inner_lr, inner_steps=1, inner_clip=math.inf):
     """MAML as written: one graph through the inner updates, differentiated as a whole."""
     theta = _leaves(params)
     adapted = theta
@@ -57,7 +58,9 @@ def _textbook(support, query, params, inner_lr, inner_steps=1):
         g = torch.autograd.grad(
             support(adapted), tuple(adapted.values()), create_graph=True, materialize_grads=True
         )
-        adapted = {name: p - inner_lr * d for (name, p), d in zip(adapted.items(), g, strict=True)}
+        norm = torch.cat([d.flatten() for d in g]).norm()
+        short = inner_clip / norm if norm > inner_clip else 1.0
+        adapted = {name: p - inner_lr * short * d for (name, p), d in zip(adapted.items(), g, strict=True)}
     parts = torch.autograd.grad(query(adapted), tuple(theta.values()), materialize_grads=True)
     return dict(zip(theta, parts, strict=True))
 
@@ -242,6 +245,39 @@ def test_quadratic_losses_in_closed_form(method, inner_steps):
     torch.testing.assert_close(_flat(first.gradients), g_q, rtol=1e-12, atol=1e-12)
     expected = 0.5 * (adapted - c) @ h_q @ (adapted - c)
     assert exact.query_loss.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("inner_steps", [1, 2])
+def test_a_clipped_inner_step_is_the_textbook_graph(method, inner_steps):
+    """The exact order differentiates the clip, too: leaving its Jacobian out would be seen."""
+    network, _, support, query = _case()
+    params = shared_parameters(network)
+    plain = meta_gradient(None, support, params, 0.0, inner_steps=0).gradients
+    norm = meta.norm_of(plain)
+    for clip in (norm / 3, norm * 1e6):  # short of the gradient, and far beyond every one
+        options = {"inner_steps": inner_steps, "inner_clip": clip}
+        exact = meta_gradient(support, query, params, 0.01, method=method, **options).gradients
+        expected = _textbook(support, query, params, 0.01, **options)
+        assert _distance(exact, expected) < 1e-9
+    unclipped = meta_gradient(support, query, params, 0.01, method=method, inner_steps=inner_steps).gradients
+    assert all(torch.equal(exact[name], unclipped[name]) for name in exact)  # the far one changes no bit
+
+
+@pytest.mark.parametrize("order", ["exact", "first"])
+def test_a_clip_in_closed_form(order):
+    """On a quadratic loss: the step has the clip's length, and the Jacobian is that of a unit vector."""
+    (support, h_s, a), (query, h_q, c) = _quadratic(0), _quadratic(5)
+    theta, alpha, clip = _six(), 0.3, 0.5
+    g = h_s @ (_flat(theta) - a)
+    unit = g / g.norm()
+    assert g.norm() > clip
+    adapted = _flat(theta) - alpha * clip * unit
+    jacobian = clip / g.norm() * (torch.eye(6).double() - torch.outer(unit, unit))
+    v = h_q @ (adapted - c)
+    expected = v - alpha * h_s @ jacobian @ v if order == "exact" else v
+    found = meta_gradient(support, query, theta, alpha, order=order, inner_clip=clip)
+    torch.testing.assert_close(_flat(found.gradients), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -433,13 +469,14 @@ def _shares():
     return support, query, whole
 
 
+@pytest.mark.parametrize("inner_clip", [None, 0.1])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("order", ["exact", "first"])
 @pytest.mark.parametrize("inner_steps", [1, 2])
-def test_two_ranks_that_reduce_are_one_process_with_both_shares(order, method, inner_steps):
+def test_two_ranks_that_reduce_are_one_process_with_both_shares(order, method, inner_steps, inner_clip):
     support, query, whole = _shares()
     params = {"a": _random(3, 4, seed=3), "b": _random(4, seed=4)}
-    options = {"order": order, "method": method, "inner_steps": inner_steps}
+    options = {"order": order, "method": method, "inner_steps": inner_steps, "inner_clip": inner_clip}
 
     def rank(i):
         return lambda reduce: meta_gradient(support[i], query[i], params, 0.2, reduce=reduce, **options)
