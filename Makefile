@@ -48,7 +48,7 @@ notebooks: install        ## run every chapter and store its outputs: PROFILE=sm
 	MCN_PROFILE=$(PROFILE) $(BIN)/python book/run_notebooks.py
 
 book: install    ## build the book from clean, warnings are errors
-	@rm -rf _build/.doctrees
+	@rm -rf _build/.doctrees _build/html
 	$(BIN)/jupyter-book build --quiet -W --keep-going .
 	@echo "the book: $(CURDIR)/_build/html/index.html"
 

@@ -3,8 +3,11 @@
 * It lists each script without a file twice, which is an error in the browser, and the scripts of live
   kernels, which this book does not have and which point to another host. They are left out.
 * NumPy's ``ArrayLike`` is shown as the nine types it stands for. It gets its name back.
+* A default that is made anew for each object, or is a function, is shown as Python prints it, which
+  Sphinx cannot read: the whole signature then stands unformatted. It becomes ``...``.
 """
 
+import re
 from typing import Any
 
 from numpy.typing import ArrayLike
@@ -30,11 +33,11 @@ def one_of_each_script(app: Sphinx, page: str, template: str, context: dict[str,
 def short_types(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returned: str | None
 ) -> tuple[str | None, str | None]:
-    """A signature with ``ArrayLike`` in it where autodoc wrote out what that is."""
+    """A signature with ``ArrayLike`` where autodoc wrote out what that is, and ``...`` for made defaults."""
     for long, short in _EXPANDED.items():
         signature = signature and signature.replace(long, short)
         returned = returned and returned.replace(long, short)
-    return signature, returned
+    return signature and re.sub(r"= ?<(?:[^<>]|<\w+>)*>", "= ...", signature), returned
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
