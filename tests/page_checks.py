@@ -6,18 +6,23 @@ browser is wanted. Folded parts are opened first, so that what is looked at is a
 
 import os
 import shutil
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1400, "height": 900}
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
+NO_CHROMIUM = (
+    "no Chromium: install your system's (Debian: apt-get install chromium), or run "
+    "`.venv/bin/playwright install chromium`, or name one: CHROMIUM=/path/to/chromium"
+)
 
 #: Unfolds everything, waits for formulas and pictures; true when the page is as a reader ends up seeing it.
 SETTLE = r"""async () => {
   document.querySelectorAll("details").forEach(d => d.open = true);
   document.querySelectorAll(".toggle-hidden").forEach(e => e.classList.remove("toggle-hidden"));
   if (window.MathJax?.startup?.promise) await MathJax.startup.promise;
-  await Promise.all([...document.images].map(i => { i.loading = "eager"; return i.decode().catch(() => 0); }));
+  const loaded = i => { i.loading = "eager"; return i.decode().catch(() => 0); };
+  await Promise.all([...document.images].map(loaded));
   await document.fonts.ready;
 }"""
 
@@ -26,7 +31,8 @@ LOOK = r"""() => {
   const found = [], say = (what, where) => found.push(what + ": " + String(where).trim().slice(0, 120));
   const shown = e => e.checkVisibility() && e.getBoundingClientRect().width > 1
     && e.getBoundingClientRect().height > 1;
-  const name = e => e.tagName.toLowerCase() + (e.id && "#" + e.id) + " " + (e.getAttribute("src") || "").slice(-60);
+  const source = e => (e.getAttribute("src") || "").slice(-60);
+  const name = e => `${e.tagName.toLowerCase()}${e.id && "#" + e.id} ${source(e)}`;
 
   for (const image of document.images) {
     if (!image.complete || !image.naturalWidth) say("missing image", name(image));
@@ -34,9 +40,10 @@ LOOK = r"""() => {
     if (/\.(png|svg|jpe?g)$/.test(image.alt)) say("the alternative text is a file's name", image.alt);
   }
   for (const figure of document.querySelectorAll("figure"))
-    if (!figure.querySelector("img, svg, video, canvas, table, pre")) say("figure without a picture", name(figure));
+    if (!figure.querySelector("img, svg, video, canvas, table, pre"))
+      say("figure without a picture", name(figure));
 
-  // A widget of a stored notebook is a script that shows nothing without a kernel: its picture must be there.
+  // A widget of a stored notebook is a script that shows nothing without a kernel: a picture must be there.
   for (const script of document.querySelectorAll("script[type='application/vnd.jupyter.widget-view+json']"))
     if (![...(script.closest(".cell_output") || script.parentElement).querySelectorAll("img, canvas, svg")]
       .some(shown)) say("blank widget", script.textContent);
@@ -78,13 +85,11 @@ def chromium():
     for name in (os.environ.get("CHROMIUM", ""), *NAMES):
         if name and (found := shutil.which(name)):
             return found
-    with suppress(ImportError):
-        from playwright.sync_api import sync_playwright
+    from playwright.sync_api import sync_playwright
 
-        with sync_playwright() as driver:
-            own = driver.chromium.executable_path
-        return own if Path(own).is_file() else None
-    return None
+    with sync_playwright() as driver:
+        own = driver.chromium.executable_path
+    return own if Path(own).is_file() else None
 
 
 @contextmanager
@@ -93,7 +98,7 @@ def browser(path):
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=path)
+        started = driver.chromium.launch(executable_path=path, timeout=120_000)
         yield started
         started.close()
 
@@ -106,6 +111,7 @@ def faults(started, path):
     page.on("pageerror", lambda error: found.append(f"script: {error}"))
     page.on("requestfailed", lambda asked: found.append(f"did not load: {asked.url[:160]}"))
     page.on("request", lambda asked: foreign(asked.url) and found.append(f"another host: {asked.url[:160]}"))
+    page.set_default_timeout(120_000)  # a busy machine is no fault of the page
     page.goto(path.as_uri())
     if 'http-equiv="Refresh"' in path.read_text(encoding="utf-8"):
         page.wait_for_url(lambda url: url != path.as_uri())
