@@ -13,7 +13,7 @@ SET    ?= []
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint types unit notebooks-test notebooks book data tables bench gpu learn clean
+.PHONY: help demo test lint types unit notebooks-test notebooks book browser-test data tables bench gpu learn clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -48,9 +48,21 @@ notebooks: install        ## run every chapter and store its outputs: PROFILE=sm
 	MCN_PROFILE=$(PROFILE) $(BIN)/python book/run_notebooks.py
 
 book: install    ## build the book from clean, warnings are errors
-	@rm -rf _build/.doctrees
+	@rm -rf _build/.doctrees _build/html
 	$(BIN)/jupyter-book build --quiet -W --keep-going .
 	@echo "the book: $(CURDIR)/_build/html/index.html"
+
+# The book is built first where a page is missing or older than what it is made of.
+BUILT = _build/html/index.html
+$(BUILT): _config.yml _toc.yml $(shell find book mcn -type f ! -name '*.pyc')
+	@$(MAKE) --no-print-directory book
+
+$(VENV)/.browser: $(VENV)/.installed
+	$(BIN)/pip install $(PIP_ARGS) --quiet --constraint constraints.txt --editable '.[browser]'
+	@touch $@
+
+browser-test: $(VENV)/.browser $(BUILT)   ## open every page of the book in headless Chromium, offline (2 to 4 minutes)
+	$(BIN)/python -m pytest -m browser tests/book/test_browser.py
 
 data: install    ## write the built-in data set: DATA=data/synthetic
 	$(BIN)/python data_scripts/synthetic.py get $(DATA)

@@ -85,7 +85,8 @@ def test_conda_takes_the_same_versions(project: dict[str, Any]) -> None:
     assert "--constraint constraints.txt" in pip
     (install,) = [line for line in pip if line.startswith("--editable")]
     extras = set(re.search(r"\.\[(.*)\]", install)[1].split(","))  # type: ignore[index]
-    assert extras == set(project["project"]["optional-dependencies"]) - {"bench"}  # libraries to compare with
+    seldom = {"bench", "browser"}
+    assert extras == set(project["project"]["optional-dependencies"]) - seldom
     (python,) = [part for part in environment["dependencies"] if str(part).startswith("python")]
     allowed = SpecifierSet(python.removeprefix("python"))
     lowest = SpecifierSet(project["project"]["requires-python"])
@@ -95,9 +96,9 @@ def test_conda_takes_the_same_versions(project: dict[str, Any]) -> None:
 
 
 def test_make_installs_through_the_constraints() -> None:
-    (line,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if "pip install" in line]
-    assert "--constraint constraints.txt" in line
-    assert "--editable '.[book,data,cluster,test]'" in line
+    lines = [line for line in (ROOT / "Makefile").read_text().splitlines() if "pip install" in line]
+    extras = [line.partition("--constraint constraints.txt --editable ")[2] for line in lines]
+    assert extras == ["'.[book,data,cluster,test]'", "'.[browser]'"]
 
 
 def test_one_version_everywhere(project: dict[str, Any]) -> None:

@@ -1,0 +1,47 @@
+"""What no setting of Jupyter Book mends in the pages it writes.
+
+* It lists each script without a file twice, which is an error in the browser, and the scripts of live
+  kernels, which this book does not have and which point to another host. They are left out.
+* NumPy's ``ArrayLike`` is shown as the nine types it stands for. It gets its name back.
+* A default that is made anew for each object, or is a function, is shown as Python prints it, which
+  Sphinx cannot read: the whole signature then stands unformatted. It becomes ``...``.
+"""
+
+import re
+from typing import Any
+
+from numpy.typing import ArrayLike
+from sphinx.application import Sphinx
+from sphinx.util.typing import stringify_annotation
+
+_EXPANDED = {
+    stringify_annotation(ArrayLike, mode): "ArrayLike" for mode in ("smart", "fully-qualified-except-typing")
+}
+
+
+def one_of_each_script(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Keep the first of equal scripts, and none for live kernels."""
+    kept: dict[Any, Any] = {}
+    for script in context["script_files"]:
+        attributes = getattr(script, "attributes", {})
+        body = attributes.get("body", "")
+        if "THEBE_JS_URL" not in body and "sphinx-thebe" not in str(getattr(script, "filename", script)):
+            kept.setdefault(body or str(getattr(script, "filename", script)), script)
+    context["script_files"] = list(kept.values())
+
+
+def short_types(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """A signature with ``ArrayLike`` where autodoc wrote out what that is, and ``...`` for made defaults."""
+    for long, short in _EXPANDED.items():
+        signature = signature and signature.replace(long, short)
+        returned = returned and returned.replace(long, short)
+    return signature and re.sub(r"= ?<(?:[^<>]|<\w+>)*>", "= ...", signature), returned
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Called by Sphinx."""
+    app.connect("html-page-context", one_of_each_script, priority=900)
+    app.connect("autodoc-process-signature", short_types)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
