@@ -115,7 +115,7 @@ def loss_curves(
                 step, value = np.asarray(points, dtype=float).T
                 axis.plot(step, value, color=colour, alpha=0.25, linewidth=0.8)
                 axis.plot(step, running_mean(value, smooth), color=colour, linewidth=1.8, label=name)
-        _levels(axis, (levels or {}).get(key) or {})
+        _levels(axis, (levels or {}).get(key) or {}, beside=True)
         axis.set_xlabel("step")
         axis.set_title(_panel_title(key, runs), fontsize=10)
         axis.grid(alpha=0.25)
@@ -312,17 +312,13 @@ def _cycle(count: int) -> list[str]:
     return [COLOURS[i % len(COLOURS)] for i in range(count)]
 
 
-def _levels(axis: Axes, levels: Mapping[str, float]) -> None:
-    """Dashed lines across, named at the right end."""
+def _levels(axis: Axes, levels: Mapping[str, float], beside: bool = False) -> None:
+    """Dashed lines across, named at the right end; ``beside``: out of the way of curves that end on them."""
     for name, level in levels.items():
         axis.axhline(level, color="0.35", linestyle="--", linewidth=1)
-        where: dict[str, Any] = {
-            "xycoords": ("axes fraction", "data"),
-            "ha": "right",
-            "va": "bottom",
-            "fontsize": 8,
-        }
-        axis.annotate(name, (1, level), **where)
+        where: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "fontsize": 8}
+        where |= {"ha": "left", "va": "center"} if beside else {"ha": "right", "va": "bottom"}
+        axis.annotate(name, (1.02 if beside else 1, level), **where)
 
 
 def _bare(axis: Axes) -> Axes:

@@ -39,6 +39,19 @@ def test_loss_curves_have_a_panel_for_what_is_there():
         plots.loss_curves({"a": [{"step": 1, "knn_top1": 1.0}]})
 
 
+def test_a_level_is_named_beside_the_panel_where_no_curve_is():
+    run = [{"step": i, "contrast": 8.3, "classification": 9.0} for i in range(5)]
+    levels = {"contrast": {"2 log M": 8.3}, "classification": {"16 H(1/4)": 9.0}}
+    figure = plots.loss_curves({"a": run}, keys=("contrast", "classification"), levels=levels)
+    figure.draw_without_rendering()
+    for axis in figure.axes:
+        (name,) = axis.texts
+        assert name.get_window_extent().x0 > axis.get_window_extent().x1
+        assert name.get_window_extent().x1 <= figure.bbox.x1
+    left, right = figure.axes
+    assert left.texts[0].get_window_extent().x1 < right.get_window_extent().x0
+
+
 def test_a_loss_is_called_eq_5_where_it_is():
     pretraining = [{"step": 1, "loss": 2.0, "contrast": 1.0, "classification": 6.0}]
     finetuning = [{"step": 1, "loss": 2.0, "top1": 50.0}]
