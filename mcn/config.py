@@ -206,6 +206,8 @@ class DiagnoseConfig(RunConfig):
     """Support and query batches, the same for every checkpoint; means over them have standard errors."""
     inner_lr: float | None = None
     """alpha_1; empty: the run's own, or its learning rate at the checkpoint's last step."""
+    probes: bool = False
+    """Whether to probe the features too, for the class and for the source video (scene): reads both lists."""
     reader: Literal["auto", "decord", "pyav"] = "auto"
     """Video decoder; auto takes decord where its frames are right, else PyAV."""
     workers: int = 0

@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mcn.checkpoint import all_checkpoints, load_checkpoint
-from mcn.config import DiagnoseConfig, PretrainConfig, build
+from mcn.config import DiagnoseConfig, PretrainConfig, ProbeConfig, build
 from mcn.data.loader import Clip, train_steps
 from mcn.data.plan import Request, Step, epoch_plan, steps_per_epoch, steps_since
 from mcn.diagnosis import adapt, answers, bank_cosines, compare_orders, constant_answer, loss_at, mean_of
 from mcn.errors import MCNError
+from mcn.features import features_of_lists
 from mcn.files import write_text
 from mcn.holdout import videos_of
 from mcn.lean import Params
@@ -29,15 +30,18 @@ from mcn.loop import checked_steps, training_clips
 from mcn.network import shared_parameters
 from mcn.optim import learning_rate, order_at
 from mcn.pretrain import Pretraining
+from mcn.probe import probe_of
 from mcn.run import choose_device, environment, seed_for
 from mcn.shares import Share
 from mcn.stage import Batch, StageLoss, Traces
+from mcn.targets import questions
 
 FORMAT = 1
 #: Ages of rows of the bank, in epochs, that are told apart.
 AGES = (0.0, 0.5, 1.0, 1.5, 2.0)
 #: Quantiles of the cosine of a row with the present feature.
 QUANTILES = (0.1, 0.5, 0.9)
+_CLIPS = 4  # of a video, whose mean is probed
 _AGAIN = 1 << 20  # epochs later: a second clip of the same videos
 # Each a line of a table: its title, and the measures in it.
 _TABLES = (
@@ -54,6 +58,7 @@ MEANING = {
     "bl": "the head's loss a group; bl_constant: of the best answer that is the same for all pairs",
     "row": "cosine of a video's row in the bank with the network's feature of a fresh clip of it",
     "fresh": "cosine of the features of two fresh clips of a video; others: of one with others' rows",
+    "class, group": "per cent right of the quick probe, for the class, for the source video (scene) in one",
 }
 
 
@@ -110,6 +115,11 @@ def lines(found: Sequence[dict[str, Any]]) -> list[str]:
             if title in each:
                 numbers = " ".join(f"{_shown(each[title][name]):>15}" for name in names)
                 said.append(f"{label:<{width}} {each['order']:>5} {each['inner_lr']:>7.2g} {numbers}")
+    if found[0]["probes"]:
+        said += ["", f"{'probe':<{width}} {'class':>15} {'group':>15}"]
+        for label, each in zip(labels, found, strict=True):
+            top1 = " ".join(f"{each['probes'][target]['top1']:>15.1f}" for target in ("class", "group"))
+            said.append(f"{label:<{width}} {top1}")
     said += ["", "row by the epochs since it was written:"]
     for label, each in zip(labels, found, strict=True):
         ages = (
@@ -164,9 +174,21 @@ def _measured(config: DiagnoseConfig, path: Path, device: torch.device) -> dict[
         "lr": rate,
         "inner_lr": alpha,
         **tables,
+        "probes": _probed(config, trained, path) if config.probes else {},
         "row_quantiles": dict(zip(map(str, QUANTILES), _quantiles(rows), strict=True)),
         "ages": _by_age(rows, videos, trained, step, len(training.bank)),
     }
+
+
+def _probed(config: DiagnoseConfig, trained: PretrainConfig, path: Path) -> dict[str, dict[str, float]]:
+    """What the features encode: per cent right, and chance, for the class and for the source video."""
+    clips = {name: getattr(trained, name) for name in ("frames", "stride", "size", "split")}
+    lists = features_of_lists(ProbeConfig(
+        checkpoint=str(path), data=config.data or trained.data, reader=config.reader, workers=config.workers,
+        device=config.device, seed=config.seed, cache="none", clips=_CLIPS, **clips,
+    ))  # fmt: skip
+    probes = {target: probe_of(questions(target, *lists)) for target in ("class", "group")}
+    return {target: {"top1": found.top1, "chance": found.chance} for target, found in probes.items()}
 
 
 def _opened(

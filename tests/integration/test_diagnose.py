@@ -11,10 +11,11 @@ import torch
 
 from mcn.checkpoint import load_checkpoint
 from mcn.cli import main
-from mcn.config import DiagnoseConfig
+from mcn.config import DiagnoseConfig, ProbeConfig
 from mcn.diagnose import diagnose, lines
 from mcn.errors import MCNError
 from mcn.pretrain import pretrain
+from mcn.probe import run_probe
 
 INNER = ("ratio", "cosine", "curvature", "support", "support_adapted", "query", "query_adapted")
 
@@ -65,6 +66,21 @@ def test_shares_steps_clips_and_other_rates(measured: Callable[..., Any]) -> Non
     assert near["inner step"]["ratio"]["mean"] < far["inner step"]["ratio"]["mean"] / 100
     assert near["inner step"]["query"] == far["inner step"]["query"]
     assert near["bank"] == far["bank"]
+
+
+def test_probes_are_those_of_the_probe_command(trained: Path, tmp_path: Path) -> None:
+    """For class and group, at the last checkpoint, the numbers that ``mcn probe`` finds."""
+    config = DiagnoseConfig(out=str(tmp_path), device="cpu", batches=1, probes=True)
+    _, found = diagnose(config, [str(trained)])
+    state = load_checkpoint(trained, torch.device("cpu"))["config"]
+    clips = {name: state[name] for name in ("frames", "stride", "size", "split")} | {"clips": 4}
+    for target in ("class", "group"):
+        probed = ProbeConfig(
+            data=state["data"], checkpoint=str(trained), device="cpu", cache="none", clips=4, **clips
+        )
+        expected = run_probe(probed, target)
+        assert found[-1]["probes"][target] == {"top1": expected.top1, "chance": expected.chance}
+        assert f"{expected.top1:.1f}" in "\n".join(lines(found))
 
 
 def test_a_checkpoint_alone_and_again_is_the_same(trained: Path, tmp_path: Path) -> None:
