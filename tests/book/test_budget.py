@@ -11,7 +11,10 @@ BOOK = Path(__file__).resolve().parents[2] / "book"
 #: Chapters that are not in their full form yet. This set only ever shrinks.
 NOT_YET: set[str] = set()
 
-CHAPTERS = {path.stem: path for path in sorted(BOOK.glob("*.ipynb"))}
+#: Notebooks that report and do not teach: they have no budget.
+REPORTS = {"outcome"}
+
+CHAPTERS = {path.stem: path for path in sorted(BOOK.glob("*.ipynb")) if path.stem not in REPORTS}
 DRAWINGS = sorted((BOOK / "drawings").glob("*.svg"))
 FIGURE = re.compile(r"```\{figure\} (\S+)\n((?::[^\n]*\n)*)\n?([^`]*(?:`[^`]+`[^`]*)*)\n```")
 HEADER = re.compile(r"^\| *symbol *\| *name in the code *\| *shape *\|$", flags=re.M)
