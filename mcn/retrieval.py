@@ -69,7 +69,7 @@ def random_picks(k: int, gallery: int, of_class: int) -> float:
 
     .. math:: 100 \Bigl(1 - \binom{M - m}{k} \Bigm/ \binom{M}{k}\Bigr)
 
-    for ``M`` videos of which ``m`` are of the class (:eq:`eq-field-chance`). All are picked where ``k`` is
+    for ``M`` videos of which ``m`` are of the class (:eq:`eq-chance`). All are picked where ``k`` is
     larger than ``M``.
 
     >>> random_picks(1, 8, 2), round(random_picks(2, 4, 2), 1), random_picks(9, 8, 2)
