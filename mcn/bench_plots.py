@@ -44,9 +44,9 @@ def trade_off(records: Sequence[dict[str, Any]]) -> Figure:
         clip = f"{setting['frames']} x {setting['size']} x {setting['size']}"
         axis.set_title(f"{setting['backbone']}{width}, {clip}\n{made['device']}", fontsize=9)
         axis.set_xlabel("time of a step / textbook")
-        axis.margins(0.1)
-        axis.set_xlim(left=0)
-        axis.set_ylim(bottom=0)
         axis.legend(fontsize=7, loc="best")
+    for limits, what in (("set_xlim", "time_to_textbook"), ("set_ylim", "memory_to_textbook")):  # of all
+        highest = max(row.get(what) or 0 for made in records for row in made["ways"].values())
+        getattr(panels[0], limits)(0, 1.1 * highest)
     panels[0].set_ylabel("memory per clip / textbook")
     return figure
