@@ -75,9 +75,7 @@ def test_probes_are_those_of_the_probe_command(trained: Path, tmp_path: Path) ->
     state = load_checkpoint(trained, torch.device("cpu"))["config"]
     clips = {name: state[name] for name in ("frames", "stride", "size", "split")} | {"clips": 4}
     for target in ("class", "group"):
-        probed = ProbeConfig(
-            data=state["data"], checkpoint=str(trained), device="cpu", cache="none", clips=4, **clips
-        )
+        probed = ProbeConfig(data=state["data"], checkpoint=str(trained), device="cpu", cache="none", **clips)
         expected = run_probe(probed, target)
         assert found[-1]["probes"][target] == {"top1": expected.top1, "chance": expected.chance}
         assert f"{expected.top1:.1f}" in "\n".join(lines(found))
