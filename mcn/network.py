@@ -225,7 +225,7 @@ def _backbone_blocks(
     modules = backbone.blocks()  # type: ignore[operator]
     for number, module in enumerate(modules):
         function, names = _function_of(network, module, buffers)
-        light = number < int(backbone.light_blocks)  # type: ignore[arg-type]
+        light = number in backbone.light_blocks  # type: ignore[operator]
         small = number >= len(modules) - int(backbone.small_blocks)  # type: ignore[arg-type]
         before = {"inputs": (first + number - 1,)} if number else {"constants": (clip,)}
         blocks.append(Block(function, names, by_duals=True, light=light, small=small, **before))
