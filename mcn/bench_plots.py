@@ -45,8 +45,8 @@ def trade_off(records: Sequence[dict[str, Any]]) -> Figure:
         axis.set_title(f"{setting['backbone']}{width}, {clip}\n{made['device']}", fontsize=9)
         axis.set_xlabel("time of a step / textbook")
         axis.legend(fontsize=7, loc="best")
-    for limits, what in (("set_xlim", "time_to_textbook"), ("set_ylim", "memory_to_textbook")):  # of all
-        highest = max(row.get(what) or 0 for made in records for row in made["ways"].values())
-        getattr(panels[0], limits)(0, 1.1 * highest)
+    rows = [row for made in records for row in made["ways"].values()]
+    panels[0].set_xlim(0, 1.1 * max(row.get("time_to_textbook") or 0 for row in rows))  # panels share them
+    panels[0].set_ylim(0, 1.1 * max(row.get("memory_to_textbook") or 0 for row in rows))
     panels[0].set_ylabel("memory per clip / textbook")
     return figure

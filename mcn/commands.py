@@ -52,7 +52,8 @@ def _ablate(config: AblateConfig, args: Any) -> None:
         print("\n".join(["on held-out training videos, to choose step sizes by:", *lines(records)]))
     else:
         print(render(int(number), records=records))
-        print("\n".join(chosen(records)))
+        for line in chosen(records):
+            print(line)
 
 
 def _doctor(config: PretrainConfig, args: Any) -> None:

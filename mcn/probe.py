@@ -252,10 +252,10 @@ def protocol(config: ProbeConfig, c: float | None = None, target: str = "class")
     if config.recipe == "quick":
         chosen = config.c if c is None else c
         how = ", chosen on held-out training videos" if config.sweep else ""
+        asked = f"; {MEANING[target]}" if MEANING[target] else ""
         return (
             f"quick probe: logistic regression (C = {chosen:g}{how}) on standardised frozen features; "
-            f"{made_of(config)}; split {config.split}"
-            + "".join(f"; {asked}" for asked in [MEANING[target]] if asked)
+            f"{made_of(config)}; split {config.split}{asked}"
         )
     return (
         "headline probe: frozen backbone in eval mode, L2, BatchNorm and fc trained on random clips, "

@@ -320,6 +320,15 @@ def summary(records: Sequence[Record], metric: str) -> Summary:
     return _summary([record.metrics[metric] for record in records])
 
 
+def seeds_in_words(number: int) -> str:
+    """How many seeds, in words.
+
+    >>> seeds_in_words(1), seeds_in_words(5)
+    ('1 seed', '5 seeds')
+    """
+    return f"{number} seed" + "s" * (number != 1)
+
+
 def _summary(values: Sequence[float]) -> Summary:
     mean, n = statistics.fmean(values), len(values)
     if n == 1:

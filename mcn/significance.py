@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mcn.errors import MCNError
-from mcn.results import TEST, Record, by_group
+from mcn.results import TEST, Record, by_group, seeds_in_words
 
 RESAMPLES = 10_000
 Means = NDArray[np.float64]
@@ -197,7 +197,7 @@ def _compared(block: Sequence[Record], rows: Sequence[str]) -> list[str]:
         said += [
             f"{metric}, per cent of {first.data.test} test videos from {len(set(sources))} sources "
             f"({first.data.name}, split {first.data.split}, {first.profile}, {first.device})",
-            *(f"  {row}: {100 * each.mean():.1f} ({_seeds(len(each))})" for row, each in hits.items()),
+            *(f"  {row}: {100 * each.mean():.1f} ({_by(len(each))})" for row, each in hits.items()),
             *(f"  {found.line()}" for found in differences(hits, means)),
             *(
                 f"  order {' > '.join(order)}: {100 * share:.0f} % of resamples"
@@ -208,5 +208,6 @@ def _compared(block: Sequence[Record], rows: Sequence[str]) -> list[str]:
     return said
 
 
-def _seeds(number: int) -> str:
-    return f"{number} seeds" if number > 1 else "1 seed: the interval is over videos alone"
+def _by(number: int) -> str:
+    """The seeds behind a mean, and what one alone cannot say."""
+    return seeds_in_words(number) + ": the interval is over videos alone" * (number == 1)

@@ -16,7 +16,7 @@ import yaml
 
 from mcn._table_formats import FORMATS, Document, Grid, Part
 from mcn.errors import MCNError
-from mcn.results import TEST, Record, by_group, comparable, own_records, summary
+from mcn.results import TEST, Record, by_group, comparable, own_records, seeds_in_words, summary
 
 NOT_MEASURED = "Not measured here yet."
 
@@ -125,9 +125,8 @@ def against_untrained(metrics: Sequence[str], records: Sequence[Record] | None =
     lines = []
     for group in groups:
         first, means = group[0], [summary(group, metric).mean for metric in metrics]
-        seeds = f"{len(group)} seed" + "s" * (len(group) > 1)
         lines.append(f"  {first.row:28}" + "".join(f"{mean:7.1f}" for mean in means))
-        epochs = f"E = {_epochs(first)}, {seeds}"
+        epochs = f"E = {_epochs(first)}, {seeds_in_words(len(group))}"
         where = f"{first.data.name}; {epochs}; {first.profile}, {first.device}; {first.commit[:7]}"
         lines.append(f"      {where}")
         bases = [group for group in untrained if _stage(group[0]) == _stage(first)]
