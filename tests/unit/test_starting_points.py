@@ -399,6 +399,16 @@ def test_an_exported_backbone_starts_both_views(view: str, sharing: str, tmp_pat
     assert training.started_from["kind"] == "an exported backbone"
 
 
+def test_the_experiments_network_can_be_started_from() -> None:
+    (path,) = (Path(__file__).parents[2] / "book/results/networks").glob("*.safetensors")
+    training = start(small(width=8), path)
+    fresh = Pretraining(small(width=8), 6).network.backbones[0]
+    weights = training.network.backbones[0].state_dict()
+    assert not any(
+        torch.equal(weights[n], t) for n, t in fresh.state_dict().items() if t.dtype.is_floating_point
+    )
+
+
 def test_a_fine_tuned_backbone_starts_a_pretraining(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
