@@ -268,8 +268,8 @@ def test_the_blocks_are_the_network(backbone):
 
 @pytest.mark.parametrize("backbone", ["r3d_18", "s3d"])
 def test_light_blocks_keep_less_for_a_gradient(backbone):
-    network, _ = _network(backbone)
-    clips = _random(2, 2, 3, 8, 64, 64)
+    network = _network(backbone)[0].float()
+    clips = _random(2, 2, 3, 8, 64, 64).float()
     params = shared_parameters(network)
     kept = []
     for run in (lambda blocks: Chain(tuple(blocks))(params), lambda blocks: run_lightly(blocks, params)):
