@@ -6,19 +6,22 @@ what the paper's protocol is and what differs here.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from html import escape
 from importlib import resources
 from typing import Any
 
 import yaml
 
-from mcn._table_formats import FORMATS, Document, Grid, Part
+from mcn._table_formats import FORMATS, Document, Grid, Part, to_html
 from mcn.errors import MCNError
 from mcn.results import TEST, Record, by_group, comparable, own_records, seeds_in_words, summary
 
 NOT_MEASURED = "Not measured here yet."
+_PROTOCOL = "The paper's protocol, as far as stated"
+_PRESETS = "What the paper presets of mcn do (rows of the appendix: what the paper leaves open)"
 
 Cell = str | float | int | bool | None
 
@@ -100,10 +103,36 @@ def render(number: int, format: str = "text", records: Sequence[Record] | None =
     """
     if format not in FORMATS:
         raise MCNError(f"unknown format {format!r}: one of {', '.join(FORMATS)}")
-    table = paper_table(number)
-    records = own_records() if records is None else records
-    shown = [each for each in records if each.table == str(number) and each.data.subset == TEST]
-    return FORMATS[format](_document(table, shown))
+    return FORMATS[format](_document(paper_table(number), records))
+
+
+def folded(numbers: Iterable[int], records: Sequence[Record] | None = None) -> str:
+    """Several tables as HTML, each folded under its title.
+
+    Protocols and the presets' rules, most of which tables share, stand once below them, each with the tables
+    that it is about. ``records`` and errors are those of :func:`render`.
+
+    >>> shown = folded([1, 2, 5], records=[])
+    >>> shown.count("<details>"), shown.count("the paper gives none"), shown.count("(Tables 1, 2, 5)")
+    (5, 1, 2)
+    """
+    rules: dict[str, dict[str, list[int]]] = {_PROTOCOL: {}, _PRESETS: {}}
+    shown = []
+    for number in numbers:
+        document = _document(paper_table(number), records)
+        for part in document.parts:
+            for rule in part.bullets if part.heading in rules else ():
+                rules[part.heading].setdefault(rule, []).append(number)
+        own = tuple(part for part in document.parts if part.heading not in rules)
+        title = f"<p><strong>{escape(document.title)}</strong></p>\n"  # the fold has it
+        shown.append((document.title, to_html(Document(document.title, own)).replace(title, "", 1)))
+    for heading, found in rules.items():
+        items = [
+            f"<li>{escape(rule)} <em>(Table{'s'[: len(of) > 1]} {', '.join(map(str, of))})</em></li>"
+            for rule, of in found.items()
+        ]
+        shown.append((heading, f"<ul>{''.join(items)}</ul>"))
+    return "".join(f"<details><summary>{escape(head)}</summary>{body}</details>" for head, body in shown)
 
 
 def against_untrained(metrics: Sequence[str], records: Sequence[Record] | None = None) -> list[str]:
@@ -148,15 +177,14 @@ def _stage(record: Record) -> tuple[Any, ...]:
     return (*shared, _epochs(record))
 
 
-def _document(table: PaperTable, records: Sequence[Record]) -> Document:
+def _document(table: PaperTable, records: Sequence[Record] | None) -> Document:
+    records = own_records() if records is None else records
+    shown = [each for each in records if each.table == str(table.number) and each.data.subset == TEST]
     parts = [
         Part("The paper's numbers (Lin et al., ICCV 2021)", grids=(_paper_grid(table),)),
-        *_measured(table, records),
-        Part("The paper's protocol, as far as stated", bullets=table.paper),
-        Part(
-            "What the paper presets of mcn do (rows of the appendix: what the paper leaves open)",
-            bullets=table.here,
-        ),
+        *_measured(table, shown),
+        Part(_PROTOCOL, bullets=table.paper),
+        Part(_PRESETS, bullets=table.here),
     ]
     if table.notes:
         parts.append(Part("About the paper's table", bullets=table.notes))

@@ -5,18 +5,44 @@
 * NumPy's ``ArrayLike`` is shown as the nine types it stands for. It gets its name back.
 * A default that is made anew for each object, or is a function, is shown as Python prints it, which
   Sphinx cannot read: the whole signature then stands unformatted. It becomes ``...``.
+* Two papers by the same people in one year are cited alike. Papers are labelled with names and year, and
+  such years get a letter, 2020a and 2020b, in the text and in the bibliography.
 """
 
 import re
 from typing import Any
 
 from numpy.typing import ArrayLike
+from pybtex.database import Entry
+from pybtex.plugin import register_plugin
+from pybtex.richtext import Text
+from pybtex.style.formatting.alpha import Style
+from pybtex.style.labels.alpha import LabelStyle
 from sphinx.application import Sphinx
 from sphinx.util.typing import stringify_annotation
 
 _EXPANDED = {
     stringify_annotation(ArrayLike, mode): "ArrayLike" for mode in ("smart", "fully-qualified-except-typing")
 }
+
+
+class AuthorYearLabels(LabelStyle):
+    """Tao et al., 2020a: names and year; the letter comes from the base class."""
+
+    def format_label(self, entry: Entry) -> str:
+        """The label of one paper, without a letter."""
+        names = [str(Text.from_latex(" ".join(each.last_names))) for each in entry.persons["author"]]
+        who = " and ".join(names) if len(names) < 3 else f"{names[0]} et al."
+        return f"{who}, {entry.fields['year']}"
+
+
+class AuthorYear(Style):
+    """The bibliography: ``bibtex_default_style: author_year``."""
+
+    default_label_style = AuthorYearLabels
+
+
+register_plugin("pybtex.style.formatting", "author_year", AuthorYear)
 
 
 def one_of_each_script(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:

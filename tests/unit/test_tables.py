@@ -1,6 +1,7 @@
 """The paper's tables: every cell against the paper's text, and what `mcn table` shows in four formats."""
 
 import re
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from mcn._table_formats import FORMATS
 from mcn.cli import main
 from mcn.errors import MCNError
 from mcn.results import DataUsed, Record, save_record
-from mcn.tables import NOT_MEASURED, Cell, against_untrained, paper_table, render
+from mcn.tables import NOT_MEASURED, Cell, against_untrained, folded, paper_table, render
 
 ROOT = Path(__file__).resolve().parents[2]
 PAPER = ROOT.parent / "shared" / "paper" / "mcn-iccv2021.md"
@@ -387,3 +388,19 @@ def test_lines_against_the_untrained_network_compare_only_what_belongs_together(
     held_out = record("mcn", 0, 50.0, data=DataUsed("x", 1, 9, 9, "held-out training videos"))
     lacking = record("mcn", 0, 50.0, metrics={"own_score": 1.0})
     assert against_untrained(["probe_top1"], [held_out, lacking]) == []
+
+
+def test_folded_tables_say_every_rule_once_and_leave_nothing_out() -> None:
+    shown = folded(NUMBERS, RECORDS)
+    rules: dict[str, list[int]] = {}
+    for number in NUMBERS:
+        table = paper_table(number)
+        assert f"<summary>Table {number}. {escape(table.caption)}</summary>" in shown
+        for rule in (*table.paper, *table.here):
+            rules.setdefault(rule, []).append(number)
+        assert all(shown.count(f"<li>{escape(note)}</li>") >= 1 for note in table.notes)
+    for rule, numbers in rules.items():
+        about = f"Table{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+        assert shown.count(f"<li>{escape(rule)} <em>({about})</em></li>") == 1
+    assert shown.count("<details>") == shown.count("</details>") == len(NUMBERS) + 2
+    assert ">77.7</td>" in shown  # what was measured stays with its table
