@@ -204,7 +204,7 @@ def pair_matrix(
         raise ValueError(f"a group of n videos has n * n pairs, got {p.size} probabilities, {y.size} labels")
     figure = Picture(figsize=(1.9 + 0.6 * n, 1.2 + 0.6 * n), layout="constrained")
     axis = figure.subplots()
-    heat = axis.imshow(p.reshape(n, n), cmap="Greys", vmin=0.0, vmax=1.0, alpha=0.55)
+    heat = axis.imshow(p.reshape(n, n), cmap="Greys", vmin=0.0, vmax=1.0, alpha=0.4)
     for (i, j), value in np.ndenumerate(p.reshape(n, n)):
         true = bool(y.reshape(n, n)[i, j])
         colour = "black" if (value > 0.5) == true else WRONG
