@@ -103,12 +103,13 @@ class Diagnosis:
             (f"augment a clip, {self.device}", self.augment),
             (f"train on a clip, {self.device}", self.network),
         ]
-        table = [f"  {name:32}{1e3 * each:10.1f} ms{_rate(each):>20}" for name, each in stages]
+        table = [f"  {name:32}{1e3 * each:10.2f} ms{_rate(each):>20}" for name, each in stages]
         return [*table, f"  a run: {_rate(overall)}; it is limited by {self.advice}"]
 
 
 def _rate(seconds: float) -> str:
-    return f"{1 / max(seconds, 1e-9):.1f} a second"
+    rate = 1 / max(seconds, 1e-9)
+    return f"{rate:,.0f} a second" if rate >= 100 else f"{rate:.1f} a second"
 
 
 def diagnose(config: PretrainConfig, seconds: float = 5.0) -> Diagnosis:

@@ -7,12 +7,14 @@ do not see red and green alike; where red and green are used, a word says the sa
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -50,16 +52,16 @@ def residual_strip(clip: Tensor, title: str = "", *, columns: int = 6, scale: fl
     frames = clip.detach().cpu().permute(1, 2, 3, 0).clamp(0, 1).numpy()
     shown = np.linspace(0, len(residual) - 1, min(columns, len(residual))).round().astype(int)
     top = float(residual.max()) if scale is None else scale
-    figure = Picture(figsize=(1.25 * len(shown) + 0.8, 3.1), layout="constrained")
+    side = min(1.25, 6.2 / len(shown))  # no wider than a page, which would shrink the words
+    figure = Picture(figsize=(side * len(shown) + 0.8, 2 * side + 0.6), layout="constrained")
     axes = figure.subplots(2, len(shown), squeeze=False)
-    heat = None
+    heat: Any = None
     for column, n in enumerate(shown):
         image_axis(axes[0, column], frames[n]).set_title(f"n = {n}", fontsize=9)
         heat = axes[1, column].imshow(residual[n], cmap="magma", vmin=0.0, vmax=top or 1.0)
         _bare(axes[1, column])
     axes[0, 0].set_ylabel("RGB")
     axes[1, 0].set_ylabel("residual")
-    assert heat is not None
     bar = figure.colorbar(heat, ax=list(axes[1]), shrink=0.9)
     bar.set_label("|difference|", fontsize=8)
     bar.ax.tick_params(labelsize=8)
@@ -74,7 +76,8 @@ def image_grid(
     """Images ``(rows, columns, H, W, 3)``, uint8 or floating point in [0, 1], as a labelled grid."""
     array = np.asarray(images)
     rows, columns = array.shape[:2]
-    figure = Picture(figsize=(1.3 * columns + 0.6, 1.3 * rows + 0.5), layout="constrained")
+    side = min(1.3, 6.4 / columns)
+    figure = Picture(figsize=(side * columns + 0.6, side * rows + 0.5), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for row in range(rows):
         for column in range(columns):
@@ -115,7 +118,7 @@ def loss_curves(
                 step, value = np.asarray(points, dtype=float).T
                 axis.plot(step, value, color=colour, alpha=0.25, linewidth=0.8)
                 axis.plot(step, running_mean(value, smooth), color=colour, linewidth=1.8, label=name)
-        _levels(axis, (levels or {}).get(key) or {}, beside=True)
+        _levels(axis, (levels or {}).get(key) or {}, "beside")
         axis.set_xlabel("step")
         axis.set_title(_panel_title(key, runs), fontsize=10)
         axis.grid(alpha=0.25)
@@ -201,7 +204,7 @@ def pair_matrix(
         raise ValueError(f"a group of n videos has n * n pairs, got {p.size} probabilities, {y.size} labels")
     figure = Picture(figsize=(1.9 + 0.6 * n, 1.2 + 0.6 * n), layout="constrained")
     axis = figure.subplots()
-    heat = axis.imshow(p.reshape(n, n), cmap="Greys", vmin=0.0, vmax=1.0, alpha=0.55)
+    heat = axis.imshow(p.reshape(n, n), cmap="Greys", vmin=0.0, vmax=1.0, alpha=0.4)
     for (i, j), value in np.ndenumerate(p.reshape(n, n)):
         true = bool(y.reshape(n, n)[i, j])
         colour = "black" if (value > 0.5) == true else WRONG
@@ -210,7 +213,7 @@ def pair_matrix(
             axis.add_patch(
                 Rectangle((j - 0.47, i - 0.47), 0.94, 0.94, fill=False, edgecolor=RIGHT, linewidth=2.5)
             )
-    rows = row_labels or [f"rgb {i + 1}" for i in range(n)]
+    rows = row_labels or [f"RGB {i + 1}" for i in range(n)]
     _ticks(axis, rows, column_labels or [f"res {j + 1}" for j in range(n)])
     figure.colorbar(heat, ax=axis, shrink=0.85, label="P(same video)")
     if title:
@@ -282,18 +285,19 @@ def lines(
 ) -> Figure:
     """Curves over one axis: each entry of ``series`` has as many values as ``x``.
 
-    ``levels`` draws named dashed lines across.
+    ``levels`` draws named dashed lines across; beside several curves their names are in the legend.
     """
     figure = Picture(figsize=(6.8 if len(series) > 1 else 5.6, 3.2), layout="constrained")
     axis = figure.subplots()
     marker = "o" if np.size(_array(x)) <= 12 else ""
     for colour, (name, values) in zip(_cycle(len(series)), series.items(), strict=True):
-        axis.plot(
-            _array(x), _array(values), color=colour, linewidth=1.8, marker=marker, markersize=4, label=name
-        )
-    _levels(axis, levels or {})
+        style: dict[str, Any] = {"color": colour, "linewidth": 1.8, "marker": marker, "markersize": 4}
+        axis.plot(_array(x), _array(values), label=name, **style)
+    _levels(axis, levels or {}, "legend" if len(series) > 1 else "inside")
     if log_x:
         axis.set_xscale("log")
+    elif np.array_equal(_array(x), np.round(_array(x))):  # no half epochs
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel(x_label)
     axis.set_ylabel(y_label)
     axis.grid(alpha=0.25)
@@ -312,13 +316,16 @@ def _cycle(count: int) -> list[str]:
     return [COLOURS[i % len(COLOURS)] for i in range(count)]
 
 
-def _levels(axis: Axes, levels: Mapping[str, float], beside: bool = False) -> None:
-    """Dashed lines across, named at the right end; ``beside``: out of the way of curves that end on them."""
-    for name, level in levels.items():
-        axis.axhline(level, color="0.35", linestyle="--", linewidth=1)
-        where: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "fontsize": 8}
-        where |= {"ha": "left", "va": "center"} if beside else {"ha": "right", "va": "bottom"}
-        axis.annotate(name, (1.02 if beside else 1, level), **where)
+def _levels(axis: Axes, levels: Mapping[str, float], names: str) -> None:
+    """Dashed lines across, named at the right end inside the frame, "beside" it or in the "legend"."""
+    for (name, level), dashes in zip(levels.items(), cycle(("--", ":", "-.")), strict=False):
+        line = axis.axhline(level, color="0.35", linestyle=dashes, linewidth=1)
+        if names == "legend":
+            line.set_label(name)
+        else:
+            at, ha, va = (1.02, "left", "center") if names == "beside" else (0.99, "right", "bottom")
+            where: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": ha, "va": va}
+            axis.annotate(name, (at, level), fontsize=8, **where)
 
 
 def _bare(axis: Axes) -> Axes:
@@ -339,6 +346,5 @@ def _ticks(axis: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
     if rows:
         axis.set_yticks(range(len(rows)), rows, fontsize=8)
     if columns:
-        long = max(map(len, columns)) > 6
-        turned: dict[str, Any] = {"rotation": 30, "ha": "right"} if long else {}
+        turned: dict[str, Any] = {"rotation": 30, "ha": "right"} if max(map(len, columns)) > 6 else {}
         axis.set_xticks(range(len(columns)), columns, fontsize=8, **turned)

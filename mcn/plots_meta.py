@@ -29,6 +29,7 @@ class Plane:
 def planes(named: Mapping[str, Plane], title: str = "") -> Figure:
     """Loss surfaces side by side, each under its name, as :func:`mcn.plots.toy_surface` draws one.
 
+    The two parameters are called the first and the second axis.
     Raises :class:`~mcn.errors.MCNError` for no surface and for an extent that is empty.
 
     >>> bowl = Plane(lambda p: p.square().sum(dim=1), (-1, 1, -1, 1), {"here": (0.5, 0.5)})
@@ -41,12 +42,14 @@ def planes(named: Mapping[str, Plane], title: str = "") -> Figure:
         left, right, bottom, top = plane.extent
         if not (left < right and bottom < top):
             raise MCNError(f"surface {name!r}: extent {plane.extent} is empty: give left, right, bottom, top")
-    figure = Picture(figsize=(4.4 * len(named), 4.1), layout="constrained")
+    figure = Picture(figsize=(3.5 * len(named), 3.5), layout="constrained")
     axes = figure.subplots(1, len(named), squeeze=False)[0]
     for axis, (name, plane) in zip(axes, named.items(), strict=True):
         toy_surface(
             plane.loss, points=plane.points, arrows=plane.arrows, extent=plane.extent, title=name, axis=axis
         )
+        axis.set_xlabel("first axis")
+    axes[0].set_ylabel("second axis")
     if title:
         figure.suptitle(title, fontsize=10)
     return figure

@@ -21,20 +21,21 @@ def matrices(
     labels: Sequence[str] = (),
     row_name: str = "",
     column_name: str = "",
+    scale_name: str = "cosine",
     low: float = -1.0,
     high: float = 1.0,
 ) -> Figure:
     """Matrices ``(R, C)`` side by side as heat maps on one colour scale from ``low`` to ``high``.
 
-    ``named`` maps a title to its matrix; ``labels`` name rows and columns alike. Raises
-    :class:`~mcn.errors.MCNError` for no matrix.
+    ``named`` maps a title to its matrix; ``labels`` name rows and columns alike, ``scale_name`` what
+    the colours show. Raises :class:`~mcn.errors.MCNError` for no matrix.
 
     >>> len(matrices({"before": torch.eye(3), "after": torch.eye(3)}).axes)  # and the colour bar
     3
     """
     if not named:
         raise MCNError("no matrix to draw: give at least one")
-    figure = Picture(figsize=(3.4 * len(named) + 0.9, 3.5), layout="constrained")
+    figure = Picture(figsize=(3.05 * len(named) + 0.9, 3.3), layout="constrained")
     axes = figure.subplots(1, len(named), squeeze=False)[0]
     heat: Any = None
     for axis, (title, matrix) in zip(axes, named.items(), strict=True):
@@ -45,7 +46,9 @@ def matrices(
         axis.set_yticks(range(len(labels)), labels if axis is axes[0] else [""] * len(labels), fontsize=8)
         axis.set_xlabel(column_name, fontsize=9)
     axes[0].set_ylabel(row_name, fontsize=9)
-    figure.colorbar(heat, ax=list(axes), shrink=0.85)
+    bar = figure.colorbar(heat, ax=list(axes), shrink=0.85)
+    bar.set_label(scale_name, fontsize=9)
+    bar.ax.tick_params(labelsize=8)
     return figure
 
 
@@ -66,10 +69,11 @@ def candidate_shares(cosines: Tensor, tau: float, *, shown: int = 24) -> Figure:
     shares = torch.softmax(cosines / tau, dim=0)
     order = torch.cat([torch.zeros(1, dtype=torch.long), 1 + cosines[1:].argsort(descending=True)])
     order = order[: shown + 1]
-    figure = Picture(figsize=(7.4, 2.9), layout="constrained")
+    figure = Picture(figsize=(7.0, 2.9), layout="constrained")
     loss = -shares[0].log().item()
     titles = ("cosine to the anchor", f"share at τ = {tau:g}: loss {loss:.2f}")
-    for axis, title, values in zip(figure.subplots(1, 2), titles, (cosines, shares), strict=True):
+    panels = figure.subplots(1, 2, gridspec_kw={"wspace": 0.08})
+    for axis, title, values in zip(panels, titles, (cosines, shares), strict=True):
         colours = [COLOURS[1], *[COLOURS[4]] * (len(order) - 1)]
         axis.bar(range(len(order)), values[order].detach().cpu().numpy(), color=colours)
         axis.set_title(title, fontsize=10)
@@ -90,8 +94,8 @@ def answers_in_the_plane(
     """What heads answer to pairs of *one-number* features: P(same video) over the plane (z1, z2).
 
     A head takes pairs ``(N, 2)`` and gives logits ``(N,)``. ``left``, ``right``, ``labels`` ``(N,)``
-    are pairs to draw on it: filled dots are true. Both axes go from minus to plus ``extent``.
-    Raises :class:`~mcn.errors.MCNError` for no head.
+    are pairs to draw on it: filled dots are true. Both axes go from minus to plus ``extent``; pairs
+    outside are left out. Raises :class:`~mcn.errors.MCNError` for no head.
 
     >>> pairs = torch.tensor([0.0, 1.0])
     >>> figure = answers_in_the_plane({"a": lambda x: x.sum(1)}, pairs, pairs, torch.ones(2))
@@ -102,18 +106,21 @@ def answers_in_the_plane(
         raise MCNError("no head to draw: give at least one")
     line = torch.linspace(-extent, extent, 101)
     grid = torch.cartesian_prod(line, line)  # z1 over rows
-    figure = Picture(figsize=(3.5 * len(heads) + 0.8, 3.6), layout="constrained")
+    figure = Picture(figsize=(3.1 * len(heads) + 0.8, 3.4), layout="constrained")
     axes = figure.subplots(1, len(heads), squeeze=False)[0]
     heat: Any = None
-    true = labels.bool()
+    shown = (left.abs() <= extent) & (right.abs() <= extent)
+    true, false = labels.bool() & shown, ~labels.bool() & shown
+    dots: dict[str, Any] = {"clip_on": False, "zorder": 3}  # whole, also on the frame
     for axis, (title, head) in zip(axes, heads.items(), strict=True):
         with torch.no_grad():
             p = head(grid).sigmoid().reshape(101, 101).T.numpy()  # z1 to the right, z2 upwards
         heat = axis.imshow(
             p, origin="lower", extent=(-extent, extent, -extent, extent), cmap="Greys", vmin=0, vmax=1
         )
-        axis.scatter(left[~true], right[~true], s=14, facecolors="white", edgecolors=COLOURS[1], linewidth=1)
-        axis.scatter(left[true], right[true], s=22, color=RIGHT, edgecolors="white", linewidth=0.6)
+        hollow: dict[str, Any] = {"facecolors": "white", "edgecolors": COLOURS[1], "linewidth": 1}
+        axis.scatter(left[false], right[false], s=14, **hollow, **dots)
+        axis.scatter(left[true], right[true], s=22, color=RIGHT, edgecolors="white", linewidth=0.6, **dots)
         axis.set_xlim(-extent, extent)
         axis.set_ylim(-extent, extent)
         axis.set_title(title, fontsize=10)

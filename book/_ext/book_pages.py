@@ -7,11 +7,14 @@
   Sphinx cannot read: the whole signature then stands unformatted. It becomes ``...``.
 * Two papers by the same people in one year are cited alike. Papers are labelled with names and year, and
   such years get a letter, 2020a and 2020b, in the text and in the bibliography.
+* Lines break between a number and its per cent sign, and inside "τ = .07". The spaces there become
+  spaces at which no line breaks.
 """
 
 import re
 from typing import Any
 
+from docutils import nodes
 from numpy.typing import ArrayLike
 from pybtex.database import Entry
 from pybtex.plugin import register_plugin
@@ -19,6 +22,7 @@ from pybtex.richtext import Text
 from pybtex.style.formatting.alpha import Style
 from pybtex.style.labels.alpha import LabelStyle
 from sphinx.application import Sphinx
+from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.typing import stringify_annotation
 
 _EXPANDED = {
@@ -66,8 +70,31 @@ def short_types(
     return signature and re.sub(r"= ?<(?:[^<>]|<\w+>)*>", "= ...", signature), returned
 
 
+_HELD = re.compile(r"(?<=\d) (?=%)|(?<=[A-Za-zα-ω₀-₉]) (?== [\d.−])|(?<==) (?=[\d.−])")
+
+
+def held_together(text: str) -> str:
+    """The text with spaces that do not break in "11 %" and in "τ = .07"."""
+    return _HELD.sub("\N{NO-BREAK SPACE}", text)
+
+
+class HoldNumbers(SphinxPostTransform):
+    """:func:`held_together` on all text but code and formulas."""
+
+    default_priority = 700
+
+    def run(self, **_: Any) -> None:
+        """Called by Sphinx for every page."""
+        for text in list(self.document.findall(nodes.Text)):
+            if not isinstance(text.parent, nodes.literal | nodes.math | nodes.FixedTextElement):
+                held = held_together(str(text))
+                if held != text:
+                    text.parent.replace(text, nodes.Text(held))
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.connect("html-page-context", one_of_each_script, priority=900)
     app.connect("autodoc-process-signature", short_types)
+    app.add_post_transform(HoldNumbers)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

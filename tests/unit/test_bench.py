@@ -171,7 +171,9 @@ def test_records_are_read_back_and_named_by_what_they_are_of(tmp_path: Path, rec
     drawn = {line.get_label() for line in figure.axes[0].lines if not line.get_label().startswith("_")}
     assert drawn == {way for way in found["ways"] if not missing(way)}
     fewer = {**found, "ways": {way: row for way, row in found["ways"].items() if way != "plain"}}
-    panels = trade_off([found, fewer]).axes
+    figure = trade_off([found, fewer])
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == drawn  # one legend for both
+    panels = figure.axes
     looks = [
         {line.get_label(): (line.get_color(), line.get_marker()) for line in panel.lines} for panel in panels
     ]

@@ -90,6 +90,23 @@ def test_toy_surface_draws_each_arrow_from_its_start():
     assert to_hex(g.get_facecolor()[0]) != to_hex(h.get_facecolor()[0])
 
 
+def test_levels_are_named_beside_several_curves_and_whole_numbers_have_no_halves():
+    curves = {"a": [1, 2, 3], "b": [3, 2, 1]}
+    axis = plots.lines([1, 2, 3], curves, x_label="x", y_label="y", levels={"chance": 2}).axes[0]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["a", "b", "chance"]
+    assert not axis.texts
+    assert all(tick == round(tick) for tick in axis.get_xticks())
+    one = plots.lines([0.5, 1.0], {"": [1, 2]}, x_label="x", y_label="y", levels={"chance": 2}).axes[0]
+    assert [text.get_text() for text in one.texts] == ["chance"]
+
+
+@pytest.mark.parametrize("columns", [2, 6, 12])
+def test_no_strip_of_pictures_is_wider_than_a_page(columns):
+    assert plots.image_grid(frames_of(1, columns)).get_size_inches()[0] <= 7.01
+    clip = torch.zeros(3, columns + 1, 4, 4)
+    assert plots.residual_strip(clip, columns=columns).get_size_inches()[0] <= 7.01
+
+
 def test_figures_show_themselves_without_pyplot():
     figures = [
         plots.lines(

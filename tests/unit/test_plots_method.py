@@ -17,6 +17,7 @@ def test_matrices_share_one_scale_and_keep_their_values():
     assert [image.get_clim() for image in images] == [(0.0, 2.0)] * 2
     assert np.allclose(images[1].get_array(), second)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["x", "y", "z"]
+    assert figure.axes[2].get_ylabel() == "cosine"
 
 
 def test_shares_put_the_positive_first_and_the_hardest_negative_next():
@@ -29,7 +30,8 @@ def test_shares_put_the_positive_first_and_the_hardest_negative_next():
 
 
 def test_the_plane_has_the_first_feature_to_the_right_and_true_pairs_filled():
-    left, right, labels = torch.tensor([0.0, 1.0]), torch.tensor([0.0, -1.0]), torch.tensor([1.0, 0.0])
+    left, right = torch.tensor([0.0, 1.0, 3.0]), torch.tensor([0.0, -1.0, 0.0])  # the third is outside
+    labels = torch.tensor([1.0, 0.0, 1.0])
     figure = answers_in_the_plane({"h": lambda x: 9 * x[:, 0]}, left, right, labels, extent=2.0)
     axis = figure.axes[0]
     image = axis.images[0].get_array()
