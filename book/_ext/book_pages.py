@@ -5,12 +5,16 @@
 * NumPy's ``ArrayLike`` is shown as the nine types it stands for. It gets its name back.
 * A default that is made anew for each object, or is a function, is shown as Python prints it, which
   Sphinx cannot read: the whole signature then stands unformatted. It becomes ``...``.
+* Browsers break a line between code, or a formula, and the bracket or full stop beside it, and between a
+  number and its per cent sign. They are kept together.
 """
 
 import re
 from typing import Any
 
+from docutils import nodes
 from numpy.typing import ArrayLike
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util.typing import stringify_annotation
 
@@ -40,8 +44,37 @@ def short_types(
     return signature and re.sub(r"= ?<(?:[^<>]|<\w+>)*>", "= ...", signature), returned
 
 
+def keep_together(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Put code and formulas in a span with what opens before and closes after them; tie ``%`` to numbers."""
+    for text in list(doctree.findall(nodes.Text)):
+        fixed = isinstance(text.parent, nodes.literal | nodes.math | nodes.FixedTextElement | nodes.raw)
+        if not fixed and " %" in text:
+            text.parent.replace(text, nodes.Text(re.sub(r"(?<=\d) (?=%)", "\u00a0", text)))
+    for piece in list(doctree.findall(lambda node: isinstance(node, nodes.literal | nodes.math))):
+        while isinstance(piece.parent, nodes.reference | nodes.inline) and len(piece.parent) == 1:
+            piece = piece.parent
+        if not isinstance(piece.parent, addnodes.desc_signature):
+            _tie(piece, piece.parent)
+
+
+def _tie(piece: Any, beside: Any) -> None:
+    """Move a node into a span that has the opening brackets before it and the punctuation after it."""
+    first, last = beside.index(piece), beside.index(piece) + 1
+    before = after = ""
+    if first and isinstance(beside[first - 1], nodes.Text):
+        first, before = first - 1, str(beside[first - 1])
+    if last < len(beside) and isinstance(beside[last], nodes.Text):
+        last, after = last + 1, str(beside[last])
+    start, opened = re.fullmatch(r"(.*?)([(\[“‘]*)", before, re.DOTALL).groups()  # type: ignore[union-attr]
+    closed, end = re.fullmatch(r"([.,;:!?)\]”’]*)(.*)", after, re.DOTALL).groups()  # type: ignore[union-attr]
+    if opened or closed:
+        span = nodes.inline("", "", nodes.Text(opened), piece, nodes.Text(closed), classes=["together"])
+        beside[first:last] = [nodes.Text(start), span, nodes.Text(end)]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.connect("html-page-context", one_of_each_script, priority=900)
     app.connect("autodoc-process-signature", short_types)
+    app.connect("doctree-resolved", keep_together, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
