@@ -18,6 +18,7 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util.typing import stringify_annotation
 
+_SHORT = 34  #: letters of code that fit a line of a phone; longer code may break within
 _EXPANDED = {
     stringify_annotation(ArrayLike, mode): "ArrayLike" for mode in ("smart", "fully-qualified-except-typing")
 }
@@ -53,7 +54,7 @@ def keep_together(app: Sphinx, doctree: nodes.document, page: str) -> None:
     for piece in list(doctree.findall(lambda node: isinstance(node, nodes.literal | nodes.math))):
         while isinstance(piece.parent, nodes.reference | nodes.inline) and len(piece.parent) == 1:
             piece = piece.parent
-        if not isinstance(piece.parent, addnodes.desc_signature):
+        if len(piece.astext()) <= _SHORT and not isinstance(piece.parent, addnodes.desc_signature):
             _tie(piece, piece.parent)
 
 
