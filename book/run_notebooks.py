@@ -41,7 +41,7 @@ TIMINGS = """# How long each chapter took
 Seconds are wall time from an empty kernel to the last cell, each chapter executed once, on a machine that may have been busy with other work: a quiet one is faster, and nothing here is a benchmark. *Cores* are those that the process might use; most chapters use one. The *device* is the GPU's name where there was one, else the kind of processor. Where nothing is recorded, the outputs are older than this page. No chapter says anything about a GPU unless its name stands here.
 
 | chapter | profile | seconds | device | cores |
-|---|---|---|---|---|
+|---|---|---:|---|---:|
 """  # noqa: E501
 
 

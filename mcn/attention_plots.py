@@ -123,7 +123,7 @@ def activation_grid(examples: Sequence[Example], *, title: str = "") -> Figure:
         if row.note:
             axis = figure.add_subplot(grid[2 * place + 1, :])
             axis.axis("off")
-            axis.text(0, 0.95, row.note.replace("\n", ": "), fontsize=7, va="top", transform=axis.transAxes)
+            axis.text(0, 0.95, row.note.replace("\n", ": "), fontsize=8, va="top", transform=axis.transAxes)
         if row.top is not None:
             box = axes[-1].get_position()
             _scale_bar(figure, row.top, (1 - 0.95 / width, box.y0, 0.15 / width, box.height))
@@ -167,7 +167,7 @@ def _top(example: Example, shown: Sequence[int] | None = None) -> float:
 def _scale_bar(figure: Figure, top: float, where: tuple[float, float, float, float]) -> None:
     axis = figure.add_axes(where)
     scale = ScalarMappable(Normalize(0, top), matplotlib.colormaps[_COLOURS])
-    figure.colorbar(scale, cax=axis).set_label(_SCALE, fontsize=6.5)
+    figure.colorbar(scale, cax=axis).set_label(_SCALE, fontsize=7.5)
     axis.tick_params(labelsize=7)
 
 

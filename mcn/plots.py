@@ -6,7 +6,7 @@ do not see red and green alike; where red and green are used, a word says the sa
 """
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -23,6 +23,15 @@ from mcn.views import residual_view
 #: Colours of lines and arrows, in order (Okabe and Ito's set, without yellow).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 RIGHT, WRONG = "#1a7f37", "#cf222e"
+#: Rows of the ablations keep their colour from figure to figure: its place in :data:`COLOURS`.
+_OWN = {
+    "contrast": 0,
+    "contrast-binary": 1,
+    "mcn-first-order": 2,
+    "mcn": 3,
+    "untrained": 4,
+    "random picks": 5,
+}
 _PANELS = {
     "contrast": "contrast (Eq. 2)",
     "classification": "binary loss (Eq. 4)",
@@ -112,9 +121,8 @@ def loss_curves(
         raise ValueError(f"no run has any of {', '.join(keys)}")
     figure = Picture(figsize=(max(4.0, 3.4 * len(panels)), 3.0), layout="constrained")
     for axis, key in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        for colour, (name, run) in zip(_cycle(len(runs)), runs.items(), strict=True):
-            points = [(line["step"], line[key]) for line in run if key in line]
-            if points:
+        for colour, (name, run) in zip(colours_of(runs), runs.items(), strict=True):
+            if points := [(line["step"], line[key]) for line in run if key in line]:
                 step, value = np.asarray(points, dtype=float).T
                 axis.plot(step, value, color=colour, alpha=0.25, linewidth=0.8)
                 axis.plot(step, running_mean(value, smooth), color=colour, linewidth=1.8, label=name)
@@ -163,21 +171,22 @@ def similarity_matrix(
 ) -> Figure:
     """A matrix of similarities as a heat map; the numbers are written in it up to 8 x 8.
 
-    ``matrix`` is ``(R, C)``; ``low`` and ``high`` are the ends of the colour scale.
+    ``matrix`` is ``(R, C)``, NaN where there is nothing; ``low`` and ``high`` end the colour scale, which has
+    a neutral middle unless ``low`` is 0 or more.
     """
     values = _array(matrix)
     rows, columns = values.shape
-    figure = Picture(figsize=(1.6 + 0.55 * max(columns, 4), 0.9 + 0.55 * max(rows, 4)), layout="constrained")
+    figure = Picture(figsize=(1.6 + 0.55 * max(columns, 4), 0.9 + 0.55 * max(rows, 2)), layout="constrained")
     axis = figure.subplots()
-    heat = axis.imshow(values, cmap="RdBu_r", vmin=low, vmax=high)
+    middle, far = (low, 0.6) if low >= 0 else ((low + high) / 2, 0.35)
+    heat = axis.imshow(values, cmap="Blues" if low >= 0 else "RdBu_r", vmin=low, vmax=high)
     _ticks(axis, row_labels, column_labels)
     if max(rows, columns) <= 8:
         for (i, j), value in np.ndenumerate(values):
-            dark = abs(value - (low + high) / 2) > 0.35 * (high - low)
-            axis.text(
-                j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if dark else "black"
-            )
-    figure.colorbar(heat, ax=axis, shrink=0.85)
+            dark = abs(value - middle) > far * (high - low)
+            said = "none" if np.isnan(value) else f"{value:.2f}".replace("-", "−")
+            axis.text(j, i, said, ha="center", va="center", fontsize=9, color="white" if dark else "black")
+    figure.colorbar(heat, cax=axis.inset_axes((1.04, 0.0, 0.05, 1.0)))
     if title:
         axis.set_title(title, fontsize=10)
     return figure
@@ -249,20 +258,10 @@ def toy_surface(
     for name, point in (points or {}).items():
         axis.plot(*point, "o", color="black", markersize=5)
         axis.annotate(name, (point[0], point[1]), textcoords="offset points", xytext=(6, -12), fontsize=10)
-    for colour, (name, (start, vector)) in zip(
-        _cycle(len(arrows or {})), (arrows or {}).items(), strict=True
-    ):
-        axis.quiver(
-            *start,
-            *vector,
-            color=colour,
-            angles="xy",
-            scale_units="xy",
-            scale=1,
-            width=0.011,
-            label=name,
-            zorder=3,
-        )
+    arrows = arrows or {}
+    for colour, (name, (start, vector)) in zip(colours_of(arrows), arrows.items(), strict=True):
+        units: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": 1}
+        axis.quiver(*start, *vector, color=colour, width=0.011, label=name, zorder=3, **units)
     if arrows:
         axis.legend(fontsize=8, loc="best", framealpha=0.9)
     axis.set_xlim(left, right)
@@ -290,7 +289,7 @@ def lines(
     figure = Picture(figsize=(6.8 if len(series) > 1 else 5.6, 3.2), layout="constrained")
     axis = figure.subplots()
     marker = "o" if np.size(_array(x)) <= 12 else ""
-    for colour, (name, values) in zip(_cycle(len(series)), series.items(), strict=True):
+    for colour, (name, values) in zip(colours_of(series), series.items(), strict=True):
         style: dict[str, Any] = {"color": colour, "linewidth": 1.8, "marker": marker, "markersize": 4}
         axis.plot(_array(x), _array(values), label=name, **style)
     _levels(axis, levels or {}, "legend" if len(series) > 1 else "inside")
@@ -312,8 +311,15 @@ def _array(values: Tensor | ArrayLike) -> NDArray[Any]:
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
-def _cycle(count: int) -> list[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(count)]
+def colours_of(names: Iterable[str]) -> list[str]:
+    """A colour for each name: a row's own, before any bracket, and for others what these leave, in order.
+
+    >>> colours_of(["here", "mcn (5 seeds)", "there"]) == [COLOURS[0], COLOURS[3], COLOURS[1]]
+    True
+    """
+    own = [_OWN.get(name.split(" (")[0]) for name in names]
+    free = cycle([c for i, c in enumerate(COLOURS) if i not in own] or COLOURS)
+    return [next(free) if place is None else COLOURS[place] for place in own]
 
 
 def _levels(axis: Axes, levels: Mapping[str, float], names: str) -> None:

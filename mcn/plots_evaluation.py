@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from matplotlib import rc_context
 from matplotlib.animation import FuncAnimation
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from mcn.errors import MCNError
-from mcn.plots import COLOURS, Picture, image_axis
+from mcn.plots import COLOURS, Picture, colours_of, image_axis
 
 # matplotlib's buttons are letters of a font on somebody's server: these are in every reader's.
 _BUTTONS = {
@@ -28,12 +29,18 @@ _BUTTONS = {
 
 
 def intervals(
-    bars: Mapping[str, tuple[float, float, float]], *, x_label: str, levels: Mapping[str, float] | None = None
+    bars: Mapping[str, tuple[float, float, float]],
+    *,
+    x_label: str,
+    levels: Mapping[str, float] | None = None,
+    groups: Sequence[str] = (),
 ) -> Figure:
     """A point and its interval ``(mean, low, high)`` a line, the first at the top.
 
-    ``levels`` draws named dashed lines upright. Raises :class:`~mcn.errors.MCNError` for no bars, and for an
-    interval that its mean is not in.
+    ``levels`` draws dashed lines upright, named above the axes. ``groups`` says for each line what it belongs
+    to: lines of one group have one colour, and without groups all have. Raises
+    :class:`~mcn.errors.MCNError` for no bars, for groups of another number, and for an interval that its mean
+    is not in.
 
     >>> len(intervals({"a": (1.0, 0.5, 2.0)}, x_label="lift").axes[0].containers)
     1
@@ -41,21 +48,36 @@ def intervals(
     wrong = [name for name, (mean, low, high) in bars.items() if not low <= mean <= high]
     if wrong or not bars:
         raise MCNError(f"intervals are (mean, low, high) with low <= mean <= high: look at {wrong or bars}")
-    figure = Picture(figsize=(6.4, 0.9 + 0.36 * len(bars)), layout="constrained")
+    figure = Picture(figsize=(6.4, 1.0 + 0.34 * len(bars)), layout="constrained")
     axis = figure.subplots()
-    for place, (mean, low, high) in enumerate(bars.values()):
+    groups = groups or [""] * len(bars)
+    if len(groups) != len(bars):
+        raise MCNError(f"{len(bars)} intervals, but groups of {len(groups)}: give one a line")
+    names = list(dict.fromkeys(groups))
+    colour = dict(zip(names, colours_of(names), strict=True))
+    for place, ((mean, low, high), group) in enumerate(zip(bars.values(), groups, strict=True)):
         ends = [[mean - low], [high - mean]]
-        axis.errorbar(mean, -place, xerr=ends, fmt="o", capsize=3, color=COLOURS[place % len(COLOURS)])
+        axis.errorbar(mean, -place, xerr=ends, fmt="o", capsize=3, color=colour[group])
     for name, level in (levels or {}).items():
         axis.axvline(level, color="0.4", linestyle="--", linewidth=1)
-        axis.annotate(
-            name, (level, 1), xycoords=("data", "axes fraction"), fontsize=8, ha="center", va="bottom"
-        )
+        where: dict[str, Any] = {
+            "xytext": (0, 3),
+            "textcoords": "offset points",
+            "xycoords": ("data", "axes fraction"),
+        }
+        axis.annotate(name, (level, 1), fontsize=9, ha=_ha(level, axis), va="bottom", **where)
     axis.set_yticks([-place for place in range(len(bars))], list(bars), fontsize=9)
     axis.set_ylim(0.6 - len(bars), 0.6)
     axis.set_xlabel(x_label)
     axis.grid(alpha=0.25, axis="x")
     return figure
+
+
+def _ha(level: float, axis: Axes) -> str:
+    """To which side of a line upright its name stands, so that it stays over the axes."""
+    low, high = axis.get_xlim()
+    share = (level - low) / (high - low)
+    return "left" if share < 0.15 else "right" if share > 0.85 else "center"
 
 
 def decision_plane(
@@ -94,6 +116,7 @@ def decision_plane(
         own = points[labels == number].numpy()
         axis.plot(own[:, 0], own[:, 1], "os^vDP"[number % 6], color=COLOURS[number], markersize=5, label=name)
     axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    axis.set(xlabel="first direction", ylabel="second direction")
     if title:
         axis.set_title(title, fontsize=10)
     return figure
@@ -128,7 +151,7 @@ class ClipPlayer:
         axes = figure.subplots(1, len(self.clips), squeeze=False)[0]
         shown = []
         for axis, (name, clip) in zip(axes, self.clips.items(), strict=True):
-            image_axis(axis, clip[0]).set_title(name, fontsize=9)
+            image_axis(axis, clip[0]).set_title(name, fontsize=12)
             shown.append((axis.images[0], clip))
 
         def draw(n: int) -> list[Any]:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from mcn.errors import MCNError
 from mcn.plots import COLOURS, Picture
 from mcn.results import TEST, Record, by_group, summary
-from mcn.tables import PaperTable, paper_table
+from mcn.tables import PaperTable, metric_name, paper_table
 
 _PAPER, _HERE = COLOURS[0], COLOURS[1]
 
@@ -26,12 +26,13 @@ def paper_and_measured(number: int, records: Sequence[Record], metric: str = "")
     ``metric`` is what is drawn of the records (default: what the paper's first result column measures; the
     left side is that column, whatever the metric). Measured are a small dot a seed and, from two seeds on,
     their mean with its 95 % interval; records that differ in data, profile, protocol or device have panels of
-    their own, and protocols that alone tell two panels apart are numbered. Rows without a record, and rows
+    their own, and protocols that alone tell two panels apart are numbered; without records there is no such
+    panel. Rows without a record, and rows
     that the paper does not have, say so. Raises :class:`~mcn.errors.MCNError` for a table that the paper does
     not have.
 
     >>> [axis.get_title(loc="left") for axis in paper_and_measured(5, []).axes]
-    ["the paper's", 'measured here: none']
+    ["the paper's; measured here: none"]
     """
     table = paper_table(number)
     column, measures = next(iter(table.results.items()))
@@ -42,16 +43,15 @@ def paper_and_measured(number: int, records: Sequence[Record], metric: str = "")
         known = (record.data, record.profile, record.protocol, record.device)
         blocks.setdefault(known, []).append(record)
     rows = list(dict.fromkeys([*table.rows, *(record.row for record in having)]))
-    widths = [1.0, *([1.0] * len(blocks) or [0.7])]
-    size = (2.6 + 2.5 * sum(widths), 1.2 + 0.3 * len(rows))
-    figure = Picture(figsize=size, layout="constrained")
-    axes = figure.subplots(1, len(widths), sharey=True, squeeze=False, width_ratios=widths)[0]
+    panels = 1 + len(blocks)
+    wide = (5.6, 7.2)[min(len(blocks), 1)] + 1.6 * max(0, panels - 3)  # more would be shrunk by a page
+    figure = Picture(figsize=(wide, 1.3 + 0.3 * len(rows)), layout="constrained")
+    axes = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
     _papers(axes[0], table, column, rows)
     for axis, block in zip(axes[1:], blocks.values(), strict=False):
         _block(axis, rows, block, metric, other=metric != measures, note=_protocol(block[0], blocks))
     if not blocks:
-        axes[1].set_title("measured here: none", fontsize=9, loc="left")
-        axes[1].set_xticks([])
+        axes[0].set_title("the paper's; measured here: none", fontsize=9, loc="left", color=_PAPER)
     labels = [table.label(row).removesuffix(" (not in the paper)") for row in rows]
     axes[0].set_yticks([-place for place in range(len(rows))], labels, fontsize=8)
     axes[0].set_ylim(0.6 - len(rows), 0.6)
@@ -70,7 +70,8 @@ def _papers(axis: Axes, table: PaperTable, column: str, rows: Sequence[str]) -> 
             _said(axis, place, "not in the paper")
     axis.set_title("the paper's", fontsize=9, loc="left", color=_PAPER)
     axis.set_xlabel(f"{column.removesuffix('(%)')}, per cent", fontsize=8)
-    axis.margins(x=0.3)
+    axis.margins(x=0.4)
+    axis.locator_params(axis="x", nbins=5)
     axis.grid(alpha=0.25)
     axis.tick_params(labelsize=8)
 
@@ -78,7 +79,7 @@ def _papers(axis: Axes, table: PaperTable, column: str, rows: Sequence[str]) -> 
 def _protocol(of: Record, blocks: Iterable[tuple[Any, ...]]) -> str:
     """Which protocol a panel is about, where several have all but that in common."""
     same = [key[2] for key in blocks if (key[0], key[1], key[3]) == (of.data, of.profile, of.device)]
-    return f", protocol {same.index(of.protocol) + 1} of {len(same)}" if len(same) > 1 else ""
+    return f"\nprotocol {same.index(of.protocol) + 1} of {len(same)}" if len(same) > 1 else ""
 
 
 def _block(
@@ -98,19 +99,20 @@ def _block(
             if found.low is not None and found.high is not None:
                 ends = [[found.mean - found.low], [found.high - found.mean]]
                 axis.errorbar(found.mean, height, xerr=ends, fmt="D", color=_HERE, markersize=4, capsize=2)
-    name = textwrap.fill(data.name, 30)
-    title = f"measured here: {data.test} test videos\n{name}\n{block[0].profile}, {block[0].device}{note}"
+    name = textwrap.fill(data.name, 26)
+    title = f"here: {data.test} test videos\n{name}\n{block[0].profile}, {block[0].device}{note}"
     axis.set_title(title, fontsize=8, loc="left", color=_HERE)
-    words = metric.replace("_", " ") + ("\n(not the paper's measure)" if other else "")
-    axis.set_xlabel(f"{words}, per cent", fontsize=8)
+    words = f"{metric_name(metric)}, per cent" + ("\n(not the paper's measure)" if other else "")
+    axis.set_xlabel(words, fontsize=8)
     axis.margins(x=0.3)
+    axis.locator_params(axis="x", nbins=4)
     axis.grid(alpha=0.25)
     axis.tick_params(labelsize=8)
 
 
 def _said(axis: Axes, place: int, words: str) -> None:
     where: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "center", "va": "center"}
-    axis.annotate(words, (0.5, -place), fontsize=7, color="0.45", **where)
+    axis.annotate(words, (0.5, -place), fontsize=8, color="0.45", **where)
 
 
 def hit_map(rows: Mapping[str, ArrayLike], sources: ArrayLike) -> Figure:
@@ -129,7 +131,7 @@ def hit_map(rows: Mapping[str, ArrayLike], sources: ArrayLike) -> Figure:
     order = np.argsort(source, kind="stable")
     edges = np.flatnonzero(np.diff(source[order])) + 0.5
     heights = [len(each) for each in hits.values()]
-    figure = Picture(figsize=(7.4, 1.0 + 0.22 * sum(heights) + 0.25 * len(hits)), layout="constrained")
+    figure = Picture(figsize=(7.0, 1.0 + 0.22 * sum(heights) + 0.25 * len(hits)), layout="constrained")
     axes = figure.subplots(len(hits), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for axis, (name, each) in zip(axes, hits.items(), strict=True):
         axis.imshow(
@@ -137,8 +139,8 @@ def hit_map(rows: Mapping[str, ArrayLike], sources: ArrayLike) -> Figure:
         )
         for edge in edges:
             axis.axvline(edge, color="white", linewidth=1.6)
-        axis.set_yticks(range(len(each)), [f"seed {seed}" for seed in range(len(each))], fontsize=7)
-        axis.set_title(f"{name}: {100 * each.mean():.1f} per cent right", fontsize=9, loc="left")
+        axis.set_yticks(range(len(each)), [f"seed {seed}" for seed in range(len(each))], fontsize=8)
+        axis.set_title(f"{name}: {100 * each.mean():.1f} per cent right (dark)", fontsize=9, loc="left")
         axis.set_xticks([])
     axes[-1].set_xlabel("videos, one source after the other")
     return figure

@@ -53,7 +53,7 @@ def neighbour_sheet(
     grid = figure.add_gridspec(len(query_frames), len(widths), width_ratios=widths)
     for row, (frame, label) in enumerate(zip(query_frames, query_labels, strict=True)):
         axis = image_axis(figure.add_subplot(grid[row, 0]), frame)
-        axis.set_xlabel(label, fontsize=8)
+        axis.set_xlabel(label, fontsize=9)
         if row == 0:
             axis.set_title("query", fontsize=10)
         for block, name in enumerate(neighbour_frames):
@@ -133,29 +133,31 @@ def spread_queries(videos: Videos, among: Sequence[int], count: int) -> list[int
 
 
 def contact_sheet(query: Path, videos: Videos, found: Sequence[Neighbour]) -> Figure:
-    """The middle frame of a video file, and below it those of its neighbours with name and cosine.
+    """The middle frame of a video file, and beside it those of its neighbours with name and cosine.
 
     ``found`` are rows of ``videos``, as :func:`mcn.lookup.find` gives them.
 
     Raises :class:`~mcn.data.videoinfo.VideoError` for one that cannot be read.
     """
-    rows = 1 + -(-len(found) // _COLUMNS)
-    figure = Picture(figsize=(2.0 * _COLUMNS, 1.9 * rows), layout="constrained")
-    grid = figure.add_gridspec(rows, _COLUMNS)
+    rows = max(1, -(-len(found) // _COLUMNS))
+    figure = Picture(figsize=(1.3 * (_COLUMNS + 1) + 0.2, 1.9 * rows), layout="constrained")
+    grid = figure.add_gridspec(rows, _COLUMNS + 2, width_ratios=[1.0, 0.08, *[1.0] * _COLUMNS])
     axis = image_axis(figure.add_subplot(grid[0, 0]), _middle(open_safely(query)))
     axis.set_xlabel(_short(query.name), fontsize=7)
     axis.set_title("query", fontsize=9)
     for place, each in enumerate(found):
-        cell = grid[1 + place // _COLUMNS, place % _COLUMNS]
+        cell = grid[place // _COLUMNS, 2 + place % _COLUMNS]
         axis = image_axis(figure.add_subplot(cell), middle_frame(videos, each.row))
         axis.set_xlabel(_short(each.name), fontsize=7)
         axis.set_title(f"{place + 1}: cosine {each.cosine:.3f}", fontsize=9)
     return figure
 
 
-def _short(name: str, most: int = 32) -> str:
-    """A name that fits under its picture: of a long one the beginning and the end."""
-    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most // 2) :]}"
+def _short(name: str, most: int = 21) -> str:
+    """A name that fits under its picture, folders in a line of their own: of long ones the ends."""
+    parts = [part for part in name.rpartition("/")[::2] if part]
+    cut = [p if len(p) <= most else f"{p[: most // 2 - 1]}…{p[-(most // 2) :]}" for p in parts]
+    return "/\n".join(cut)
 
 
 def save_sheet(figure: Figure, path: Path) -> Path:
@@ -181,4 +183,4 @@ def _mark(axis: Axes, label: str, right: bool) -> None:
     colour = RIGHT if right else WRONG
     for spine in axis.spines.values():
         spine.set(edgecolor=colour, linewidth=3)
-    axis.set_xlabel(f"{label} ({'ok' if right else 'no'})", fontsize=8, color=colour)
+    axis.set_xlabel(f"{label} ({'ok' if right else 'no'})", fontsize=9, color=colour)

@@ -289,11 +289,20 @@ def _metric_grid(
         interval = "one seed" if found.low is None else f"{found.low:.1f} to {found.high:.1f}"
         commits = ", ".join(dict.fromkeys(record.commit for record in having))
         rows.append((label, str(found.n), f"{found.mean:.1f}{spread}", interval, commits))
-    name = _source()["metrics"].get(metric, metric.replace("_", " "))
+    name = metric_name(metric)
     other = "" if metric in table.results.values() else "; not the measure of the paper's table"
     caption = f"Measured: {name}, {groups[0][0].units}{other}"
     columns = ("Row", "Seeds", "Mean ± sd", "95 % interval", "Commit")
     return Grid(caption, columns, tuple(rows), frozenset({1, 2, 3}))
+
+
+def metric_name(metric: str) -> str:
+    """A metric of a record in words.
+
+    >>> metric_name("probe_top1"), metric_name("another_one")
+    ('linear probe, top-1', 'another one')
+    """
+    return str(_source()["metrics"].get(metric, metric.replace("_", " ")))
 
 
 def _labels(table: PaperTable, groups: Sequence[Sequence[Record]]) -> list[str]:

@@ -7,8 +7,8 @@
   Sphinx cannot read: the whole signature then stands unformatted. It becomes ``...``.
 * Two papers by the same people in one year are cited alike. Papers are labelled with names and year, and
   such years get a letter, 2020a and 2020b, in the text and in the bibliography.
-* Lines break between a number and its per cent sign, and inside "τ = .07". The spaces there become
-  spaces at which no line breaks.
+* Browsers break a line between code, or a formula, and the bracket or full stop beside it, between a number
+  and its per cent sign, and inside "τ = .07". They are kept together.
 """
 
 import re
@@ -21,10 +21,11 @@ from pybtex.plugin import register_plugin
 from pybtex.richtext import Text
 from pybtex.style.formatting.alpha import Style
 from pybtex.style.labels.alpha import LabelStyle
+from sphinx import addnodes
 from sphinx.application import Sphinx
-from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.typing import stringify_annotation
 
+_SHORT = 34  #: letters of code that fit a line of a phone; longer code may break within
 _EXPANDED = {
     stringify_annotation(ArrayLike, mode): "ArrayLike" for mode in ("smart", "fully-qualified-except-typing")
 }
@@ -78,23 +79,38 @@ def held_together(text: str) -> str:
     return _HELD.sub("\N{NO-BREAK SPACE}", text)
 
 
-class HoldNumbers(SphinxPostTransform):
-    """:func:`held_together` on all text but code and formulas."""
+def keep_together(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Put code and formulas in a span with what opens before and closes after them; hold numbers."""
+    for text in list(doctree.findall(nodes.Text)):
+        fixed = isinstance(text.parent, nodes.literal | nodes.math | nodes.FixedTextElement | nodes.raw)
+        held = held_together(str(text))
+        if not fixed and held != text:
+            text.parent.replace(text, nodes.Text(held))
+    for piece in list(doctree.findall(lambda node: isinstance(node, nodes.literal | nodes.math))):
+        while isinstance(piece.parent, nodes.reference | nodes.inline) and len(piece.parent) == 1:
+            piece = piece.parent
+        if len(piece.astext()) <= _SHORT and not isinstance(piece.parent, addnodes.desc_signature):
+            _tie(piece, piece.parent)
 
-    default_priority = 700
 
-    def run(self, **_: Any) -> None:
-        """Called by Sphinx for every page."""
-        for text in list(self.document.findall(nodes.Text)):
-            if not isinstance(text.parent, nodes.literal | nodes.math | nodes.FixedTextElement):
-                held = held_together(str(text))
-                if held != text:
-                    text.parent.replace(text, nodes.Text(held))
+def _tie(piece: Any, beside: Any) -> None:
+    """Move a node into a span that has the opening brackets before it and the punctuation after it."""
+    first, last = beside.index(piece), beside.index(piece) + 1
+    before = after = ""
+    if first and isinstance(beside[first - 1], nodes.Text):
+        first, before = first - 1, str(beside[first - 1])
+    if last < len(beside) and isinstance(beside[last], nodes.Text):
+        last, after = last + 1, str(beside[last])
+    start, opened = re.fullmatch(r"(.*?)([(\[“‘]*)", before, re.DOTALL).groups()  # type: ignore[union-attr]
+    closed, end = re.fullmatch(r"([.,;:!?)\]”’]*)(.*)", after, re.DOTALL).groups()  # type: ignore[union-attr]
+    if opened or closed:
+        span = nodes.inline("", "", nodes.Text(opened), piece, nodes.Text(closed), classes=["together"])
+        beside[first:last] = [nodes.Text(start), span, nodes.Text(end)]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.connect("html-page-context", one_of_each_script, priority=900)
     app.connect("autodoc-process-signature", short_types)
-    app.add_post_transform(HoldNumbers)
+    app.connect("doctree-resolved", keep_together, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

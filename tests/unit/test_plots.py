@@ -127,3 +127,18 @@ def test_profile_is_read_from_the_environment(monkeypatch):
     monkeypatch.setenv("MCN_PROFILE", "huge")
     with pytest.raises(MCNError, match="smoke, laptop, paper"):
         profile()
+
+
+def test_a_matrix_without_negatives_has_no_colour_for_its_middle_and_says_where_there_is_nothing():
+    figure = plots.similarity_matrix(torch.tensor([[1.0, float("nan")]]), low=0.0)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1.00", "none"]
+    assert figure.axes[0].images[0].get_cmap().name == "Blues"
+    assert plots.similarity_matrix(torch.eye(2)).axes[0].images[0].get_cmap().name == "RdBu_r"
+
+
+def test_a_row_of_the_ablations_has_its_colour_in_every_figure():
+    for names in (["mcn", "contrast"], ["contrast-binary (seeds: 5)", "mcn (seeds: 5)", "another"]):
+        colours = dict(zip(names, plots.colours_of(names), strict=True))
+        assert len(set(colours.values())) == len(names)
+        assert [c for name, c in colours.items() if name.startswith("mcn")] == [plots.COLOURS[3]]
+    assert plots.colours_of("abcdefgh")[6:] == list(plots.COLOURS[:2])

@@ -16,6 +16,30 @@ def test_intervals_stand_in_order_from_the_top():
             intervals(wrong, x_label="lift")
 
 
+def test_intervals_of_one_group_have_one_colour():
+    bars = {"a": (1.0, 0.5, 2.0), "b": (3.0, 3.0, 3.0), "c": (1.0, 0.0, 2.0)}
+    for groups, alike in ((("x", "y", "x"), (False, True)), ((), (True, True))):
+        axis = intervals(bars, x_label="lift", groups=groups).axes[0]
+        first, *others = (bar.lines[0].get_color() for bar in axis.containers)
+        assert tuple(other == first for other in others) == alike
+    with pytest.raises(MCNError, match="groups of 2"):
+        intervals(bars, x_label="lift", groups=("x", "y"))
+
+
+def test_names_of_levels_stay_over_the_axes():
+    figure = intervals(
+        {"a": (50.0, 0.0, 100.0)}, x_label="x", levels={"a long name": 0.0, "another one": 100.0}
+    )
+    figure.draw_without_rendering()
+    axis = figure.axes[0]
+    left, right = (axis.transData.transform((x, 0))[0] for x in axis.get_xlim())
+    for text in axis.texts:
+        box = text.get_window_extent()
+        assert left <= box.x0
+        assert box.x1 <= right
+        assert box.y0 > axis.get_window_extent().y1
+
+
 def test_regions_of_a_plane_are_the_answers_at_their_points():
     points = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
     figure = decision_plane(points, torch.tensor([0, 1]), lambda x: (x[:, 0] > 0.5).long(), names="ab")

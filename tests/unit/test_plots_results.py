@@ -26,9 +26,9 @@ def texts(axis):
 
 
 def test_the_papers_rows_come_first_and_stand_alone_without_records():
-    paper, here = paper_and_measured(5, []).axes
+    (paper,) = paper_and_measured(5, []).axes
     assert texts(paper) == ["77.3", "79.2", "84.8"]
-    assert here.get_title(loc="left") == "measured here: none"
+    assert paper.get_title(loc="left") == "the paper's; measured here: none"
     assert [label.get_text() for label in paper.get_yticklabels()][-1] == "CL + BL + Meta Stages"
 
 
@@ -49,9 +49,9 @@ def test_what_cannot_be_compared_stands_apart_and_held_out_videos_are_no_result(
     other = replace(record, device="another")
     held = replace(record, data=replace(DATA, subset=HELD_OUT))
     assert len(paper_and_measured(5, [record, other, held], "probe_top1").axes) == 3
-    assert len(paper_and_measured(5, [record], "finetune_top1").axes) == 2
+    assert len(paper_and_measured(5, [record], "finetune_top1").axes) == 1
     twice = paper_and_measured(5, [record, replace(record, protocol="another")], "probe_top1").axes[1:]
-    assert [a.get_title(loc="left").split(", ")[-1] for a in twice] == ["protocol 1 of 2", "protocol 2 of 2"]
+    assert [a.get_title(loc="left").split("\n")[-1] for a in twice] == ["protocol 1 of 2", "protocol 2 of 2"]
     with pytest.raises(MCNError, match="no table 11"):
         paper_and_measured(11, [])
 
