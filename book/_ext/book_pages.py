@@ -9,6 +9,8 @@
   such years get a letter, 2020a and 2020b, in the text and in the bibliography.
 * Browsers break a line between code, or a formula, and the bracket or full stop beside it, between a number
   and its per cent sign, and inside "τ = .07". They are kept together.
+* Where ``_config.yml`` gives the repository's address, pages have a button to it, and chapters buttons that
+  open them in Colab and Binder. Without an address such buttons would lead nowhere, and there are none.
 """
 
 import re
@@ -108,8 +110,22 @@ def _tie(piece: Any, beside: Any) -> None:
         beside[first:last] = [nodes.Text(start), span, nodes.Text(end)]
 
 
+def buttons(app: Sphinx, config: Any) -> None:
+    """Buttons for the repository, Colab and Binder, where the repository's address is known."""
+    if config.html_theme_options.get("repository_url"):
+        config.html_theme_options |= {
+            "use_repository_button": True,
+            "launch_buttons": {
+                "notebook_interface": "jupyterlab",
+                "binderhub_url": "https://mybinder.org",
+                "colab_url": "https://colab.research.google.com",
+            },
+        }
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
+    app.connect("config-inited", buttons)
     app.connect("html-page-context", one_of_each_script, priority=900)
     app.connect("autodoc-process-signature", short_types)
     app.connect("doctree-resolved", keep_together, priority=900)

@@ -1,6 +1,7 @@
 """What the book's own extension does to a page."""
 
 import importlib.util
+import shutil
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,31 @@ def test_code_in_a_link_is_kept_too_and_long_code_may_break():
 )
 def test_numbers_stay_with_their_sign_and_their_name_but_code_is_left_as_it_is(text, held):
     assert kept(nodes.Text(text), code("5 % 2")) == held + "5 % 2"
+
+
+@pytest.mark.parametrize("address", ["https://github.com/owner/name", ""])
+def test_a_repository_address_gives_buttons_to_it_and_to_colab_and_binder(address, tmp_path):
+    pytest.importorskip("sphinx_book_theme")
+    app = pytest.importorskip("sphinx.application")
+    (tmp_path / "book").mkdir()
+    (tmp_path / "index.md").write_text("# A\n\n```{toctree}\nbook/outcome\n```\n")
+    shutil.copy(PATH.parents[1] / "outcome.ipynb", tmp_path / "book" / "outcome.ipynb")
+    where = {"repository_url": address, "repository_branch": "main"} if address else {}
+    settings = {
+        "extensions": ["myst_nb", "sphinx.ext.autodoc", "book_pages"],
+        "html_theme": "sphinx_book_theme",
+        "html_theme_options": where,
+        "nb_execution_mode": "off",
+        "suppress_warnings": ["*"],
+    }
+    folders = (tmp_path, None, tmp_path / "html", tmp_path / "trees")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(PATH.parent))
+        app.Sphinx(*folders, "html", confoverrides=settings, status=None, warning=None).build()
+    page = (tmp_path / "html/book/outcome.html").read_text()
+    for link in (
+        "https://github.com/owner/name",
+        "https://colab.research.google.com/github/owner/name/blob/main/book/outcome.ipynb",
+        "https://mybinder.org/v2/gh/owner/name/main?urlpath=lab/tree/book/outcome.ipynb",
+    ):
+        assert (f'href="{link}"' in page) == bool(address), link
