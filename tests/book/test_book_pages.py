@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 nodes = pytest.importorskip("docutils.nodes")
 pytest.importorskip("sphinx")
@@ -82,3 +83,8 @@ def test_a_repository_address_gives_buttons_to_it_and_to_colab_and_binder(addres
         "https://mybinder.org/v2/gh/owner/name/main?urlpath=lab/tree/book/outcome.ipynb",
     ):
         assert (f'href="{link}"' in page) == bool(address), link
+
+
+def test_the_book_never_takes_jupyter_books_own_address():
+    config = yaml.safe_load((PATH.parents[2] / "_config.yml").read_text())
+    assert isinstance(config["repository"]["url"], str)
